@@ -1,0 +1,239 @@
+//! The sans-IO core: events in, effects out. A thread performs the effects for real; a simulator performs them badly on purpose.
+//!
+//! ```text
+//! Batch ──▶ translate ids ──▶ Record ──▶ encode into the open block ─┐ commit: Append(block) … Durable(block)
+//!                               │                                    │        │
+//!                               └──▶ Operators::apply ──▶ Results ───┴─▶ gate ┴─▶ waiting ──▶ Offer ──▶ Delivered
+//!                                                                                     └─ checkpoint ─▶ outbox
+//! ```
+//!
+//! Rules (see the invariants in the store's documentation too):
+//! 1. Nothing is acknowledged, offered or fired before the block of its record is durable, as the durability mode has it.
+//! 2. The operators may run ahead of the disk; the gate may not.
+//! 3. Whatever the operators or the ledger depend on is a record. Memory-only decisions change nothing but speed.
+
+use std::sync::Arc;
+
+use weir_plugin_api::{Batch, Chunk, Identity, Lane};
+
+use crate::record::{ClockQuality, DeliveryCounts};
+
+/// The clocks at an event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Steady nanoseconds.
+    pub steady: i64,
+    /// Wall nanoseconds.
+    pub wall: i64,
+    /// How far the wall clock can be believed.
+    pub quality: ClockQuality,
+}
+
+/// Number of a journal block within this run, from 1.
+pub type BlockNumber = u64;
+
+/// What happens to the core.
+#[derive(Debug)]
+pub enum Event {
+    /// An input's batch, from its ring. Only while [`Core::wants_batches`].
+    Batch {
+        /// Index of the input.
+        input: u16,
+        /// Comes back with [`Effect::Recycle`] in the same step.
+        batch: Batch,
+    },
+    /// A deadline armed by [`Effect::Arm`] passed, or the clocks are shown for any other reason.
+    Time,
+    /// Everything up to this block is written, and synced if that was asked.
+    Durable {
+        /// The block.
+        block: BlockNumber,
+        /// Whether it was synced.
+        synced: bool,
+    },
+    /// The disk failed for good; blocks after `durable` are not on it.
+    StorageFailed {
+        /// What happened.
+        reason: String,
+    },
+    /// A checkpoint is the commit point now.
+    CheckpointDone {
+        /// Its number.
+        number: u64,
+        /// Outbox blocks written with it: place and bytes on disk, in the order they were given.
+        outbox: Vec<OutboxPlace>,
+        /// Journal bytes in use afterwards.
+        journal_used: u64,
+    },
+    /// A checkpoint failed; the previous ones stand.
+    CheckpointFailed {
+        /// Its number.
+        number: u64,
+        /// The disk has no room: giving up the oldest outbox segment may help.
+        no_space: bool,
+        /// What happened.
+        reason: String,
+    },
+    /// A block of the outbox was read: its encoded chunk, or `None` when it is damaged.
+    OutboxRead {
+        /// Whom it is for.
+        output: u16,
+        /// Lane.
+        lane: Lane,
+        /// Which one.
+        place: OutboxPlace,
+        /// Its bytes.
+        bytes: Option<Vec<u8>>,
+    },
+    /// An output is ready for the next chunk of a lane. One offer answers one want.
+    Want {
+        /// Index of the output.
+        output: u16,
+        /// Lane.
+        lane: Lane,
+    },
+    /// An output is done with its points up to `upto`, in order.
+    Delivered {
+        /// Index of the output.
+        output: u16,
+        /// Lane.
+        lane: Lane,
+        /// Last identity.
+        upto: Identity,
+        /// What happened to them.
+        counts: DeliveryCounts,
+        /// The output's token.
+        token: u64,
+    },
+    /// All finite inputs have ended and their rings are empty: close every window.
+    Finish,
+    /// Commit and checkpoint what is there: a clean stop, a reload, a failing power supply.
+    Checkpoint,
+}
+
+/// Where a block of the outbox lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OutboxPlace {
+    /// Number of the segment file.
+    pub segment: u64,
+    /// Offset in it.
+    pub offset: u64,
+    /// Bytes on disk, header included.
+    pub bytes: u32,
+}
+
+/// One block for the outbox.
+#[derive(Clone, Debug, Default)]
+pub struct OutboxBlock {
+    /// Lane: segments hold one lane each.
+    pub lane: u8,
+    /// First identity in it.
+    pub first: Identity,
+    /// Last identity in it.
+    pub last: Identity,
+    /// Points in it.
+    pub points: u32,
+    /// Least and greatest event time.
+    pub times: (i64, i64),
+    /// The encoded chunk.
+    pub bytes: Vec<u8>,
+}
+
+/// What a journal block holds, readable without decoding it: for naming what damage cost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlockMeta {
+    /// Sequence number of the first record.
+    pub first_record: u64,
+    /// Number of records.
+    pub records: u32,
+    /// Points in them.
+    pub points: u32,
+    /// Least and greatest event time, (0, 0) without points.
+    pub times: (i64, i64),
+    /// Inputs that have points in it, bit `n` for input `n`, the last bit for 63 and above.
+    pub inputs: u64,
+}
+
+/// What the core wants done. Effects are performed in order; those for the disk by one thread, in order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Write this block to the journal; answer with [`Event::Durable`].
+    Append {
+        /// Its number.
+        block: BlockNumber,
+        /// Encoded records.
+        bytes: Vec<u8>,
+        /// What it holds.
+        meta: BlockMeta,
+        /// Sync it (and what was written before).
+        sync: bool,
+    },
+    /// Sync what was written: the `crash` mode's interval. Answered by [`Event::Durable`] of the last block.
+    Sync,
+    /// A batch is durable as the mode has it: everything up to `number` of this input may be acknowledged to its source.
+    Acknowledge {
+        /// Index of the input.
+        input: u16,
+        /// Batch number.
+        number: u64,
+    },
+    /// The batch has been read: give it back to the ring it came from.
+    Recycle {
+        /// Index of the input.
+        input: u16,
+        /// The batch.
+        batch: Batch,
+    },
+    /// The points `chunk` holds after the output's cursor, those whose route has its bit. Answers a want.
+    Offer {
+        /// Index of the output.
+        output: u16,
+        /// Lane.
+        lane: Lane,
+        /// The points.
+        chunk: Arc<Chunk>,
+        /// First point that is after the output's cursor.
+        from: usize,
+    },
+    /// Read a block of the outbox; answer with [`Event::OutboxRead`].
+    ReadOutbox {
+        /// Whom it is for.
+        output: u16,
+        /// Lane.
+        lane: Lane,
+        /// Which one.
+        place: OutboxPlace,
+    },
+    /// Make a checkpoint; answer with [`Event::CheckpointDone`] or [`Event::CheckpointFailed`].
+    Checkpoint {
+        /// Its number, increasing.
+        number: u64,
+        /// Append these to the outbox first.
+        outbox: Vec<OutboxBlock>,
+        /// The state.
+        state: Vec<u8>,
+        /// Records up to here are in the state.
+        upto_record: u64,
+        /// Outbox segments below these numbers hold nothing any output still needs, by lane: delete them after the commit point.
+        outbox_free_below: [u64; 2],
+    },
+    /// A level action's wanted level. Sent again for every level action at start.
+    Level {
+        /// Index of the level action.
+        action: u16,
+        /// The level.
+        on: bool,
+    },
+    /// Call again with [`Event::Time`] at this steady time. The last one counts; `i64::MAX` is never.
+    Arm {
+        /// Steady nanoseconds.
+        at: i64,
+    },
+    /// Something a person should read in the log.
+    Log {
+        /// Whether someone must act.
+        error: bool,
+        /// What.
+        message: String,
+    },
+}

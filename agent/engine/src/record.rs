@@ -1,0 +1,93 @@
+//! What the journal holds, and so all the engine ever learns.
+
+use weir_plugin_api::{Cell, Identity, InputCounts, Lane, Position};
+
+/// How far the wall clock can be believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ClockQuality {
+    /// Below the build date or the last persisted time: nobody has set it yet.
+    #[default]
+    Unset,
+    /// Plausible.
+    Rtc,
+    /// The kernel says it is synchronised.
+    Synced,
+}
+
+/// When a record was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// Observed axis, nanoseconds.
+    pub observed: i64,
+    /// Steady axis of the boot the record was made in, nanoseconds.
+    pub steady: i64,
+}
+
+/// One batch, its ids translated to the engine's table.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchRecord<'a> {
+    /// Index of the input.
+    pub input: u16,
+    /// When it was read, steady nanoseconds.
+    pub read_at: i64,
+    /// Where in the source it ends.
+    pub position: &'a Position,
+    /// What was counted on the way.
+    pub counts: &'a InputCounts,
+    /// Cells; series and field are ids of [`crate::series::SeriesTable`]. Untimed ones still carry steady time.
+    pub cells: &'a [Cell],
+    /// Text of text cells.
+    pub text: &'a [u8],
+    /// Points in `cells`.
+    pub points: u32,
+}
+
+/// One record. Its sequence number is given by the journal: from 1, without gaps.
+#[derive(Clone, Copy, Debug)]
+pub enum Record<'a> {
+    /// Readings.
+    Batch(BatchRecord<'a>),
+    /// A timer of the engine fell due.
+    Tick,
+    /// wall − steady changed, or its quality did.
+    Clock {
+        /// New offset, nanoseconds.
+        offset: i64,
+        /// How far to believe it.
+        quality: ClockQuality,
+    },
+    /// All finite inputs have ended: every watermark goes to +∞.
+    Finish,
+    /// An output got this far.
+    Delivered {
+        /// Index of the output.
+        output: u16,
+        /// Lane.
+        lane: Lane,
+        /// Last identity delivered or given up.
+        upto: Identity,
+        /// Counts since the record before.
+        counts: DeliveryCounts,
+        /// The output's token.
+        token: u64,
+    },
+}
+
+/// What happened to points routed to an output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeliveryCounts {
+    /// Arrived.
+    pub delivered: u64,
+    /// Of these, overwrote another of the same series and time.
+    pub collapsed: u64,
+    /// Refused by the destination for good.
+    pub rejected: u64,
+    /// Given up: older than the bound.
+    pub expired_age: u64,
+    /// Given up: the outbox was full.
+    pub expired_bytes: u64,
+    /// Given up: the disk was full.
+    pub expired_disk: u64,
+    /// Given up: an edge action past `expires_after`.
+    pub expired_stale: u64,
+}

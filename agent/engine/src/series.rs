@@ -1,0 +1,111 @@
+//! The table of series and field names behind the journal: dense ids, so that every operator works with array indexes.
+
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use weir_plugin_api::Series;
+
+/// One entry: a series as one partition of one input delivers it. The same series from two inputs has two entries, because their
+/// event times progress apart; operators group by tags, so both feed the same group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SeriesEntry {
+    /// Measurement and tags.
+    pub series: Arc<Series>,
+    /// Time partition, an index into [`SeriesTable::partitions`].
+    pub partition: u32,
+}
+
+/// One time partition.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Partition {
+    /// Index of the input.
+    pub input: u16,
+    /// What separates it from others of the input.
+    pub name: Arc<str>,
+}
+
+/// Dense ids of series, partitions and fields.
+#[derive(Clone, Debug)]
+pub struct SeriesTable {
+    entries: Vec<SeriesEntry>,
+    ids: HashMap<SeriesEntry, u32, FixedState>,
+    partitions: Vec<Partition>,
+    partition_ids: HashMap<Partition, u32, FixedState>,
+    fields: Vec<Arc<str>>,
+    field_ids: HashMap<Arc<str>, u16, FixedState>,
+    series_max: usize,
+}
+
+impl SeriesTable {
+    /// An empty table for at most `series_max` entries.
+    pub fn new(series_max: usize) -> Self {
+        Self {
+            entries: Vec::new(),
+            ids: HashMap::with_hasher(FixedState::default()),
+            partitions: Vec::new(),
+            partition_ids: HashMap::with_hasher(FixedState::default()),
+            fields: Vec::new(),
+            field_ids: HashMap::with_hasher(FixedState::default()),
+            series_max,
+        }
+    }
+
+    /// The id of a series, new or known; `None` when the table is full.
+    pub fn intern(&mut self, series: &Arc<Series>, input: u16, partition: &Arc<str>) -> Option<u32> {
+        let partition = Partition { input, name: Arc::clone(partition) };
+        let partition_id = match self.partition_ids.get(&partition) {
+            Some(id) => *id,
+            None if self.partitions.len() >= self.series_max => return None,
+            None => {
+                let id = self.partitions.len() as u32;
+                self.partitions.push(partition.clone());
+                self.partition_ids.insert(partition, id);
+                id
+            }
+        };
+        let entry = SeriesEntry { series: Arc::clone(series), partition: partition_id };
+        if let Some(id) = self.ids.get(&entry) {
+            return Some(*id);
+        }
+        if self.entries.len() >= self.series_max {
+            return None;
+        }
+        let id = self.entries.len() as u32;
+        self.entries.push(entry.clone());
+        self.ids.insert(entry, id);
+        Some(id)
+    }
+
+    /// The id of a field name, new or known; `None` when there are 65 535.
+    pub fn intern_field(&mut self, name: &str) -> Option<u16> {
+        if let Some(id) = self.field_ids.get(name) {
+            return Some(*id);
+        }
+        let id = u16::try_from(self.fields.len()).ok().filter(|id| *id < u16::MAX)?;
+        let name: Arc<str> = name.into();
+        self.fields.push(Arc::clone(&name));
+        self.field_ids.insert(name, id);
+        Some(id)
+    }
+
+    /// Entries by id.
+    pub fn entries(&self) -> &[SeriesEntry] {
+        &self.entries
+    }
+
+    /// The series of an id.
+    pub fn series(&self, id: u32) -> &Arc<Series> {
+        &self.entries[id as usize].series
+    }
+
+    /// Partitions by id.
+    pub fn partitions(&self) -> &[Partition] {
+        &self.partitions
+    }
+
+    /// Field names by id.
+    pub fn fields(&self) -> &[Arc<str>] {
+        &self.fields
+    }
+}

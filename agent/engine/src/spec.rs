@@ -1,0 +1,263 @@
+//! What the configuration asks of the engine, checked, in plain types and nanoseconds.
+
+use weir_plugin_api::filter::Filter;
+
+use crate::operators::expr::Expr;
+
+/// Everything.
+#[derive(Clone, Debug, Default)]
+pub struct EngineSpec {
+    /// Inputs in the order of the configuration: their index is the id in records.
+    pub inputs: Vec<InputSpec>,
+    /// Outputs, then edge actions: their index is the bit in routes. At most 64.
+    pub outputs: Vec<OutputSpec>,
+    /// Level actions.
+    pub levels: Vec<LevelSpec>,
+    /// Windows.
+    pub windows: Vec<WindowSpec>,
+    /// Alerts.
+    pub alerts: Vec<AlertSpec>,
+    /// Time.
+    pub time: TimeSpec,
+    /// Bounds.
+    pub limits: Limits,
+    /// When to commit and checkpoint.
+    pub storage: StorageSpec,
+    /// Global tags and `host`: carried by window results and alert points.
+    pub global_tags: Vec<(String, String)>,
+}
+
+/// One input.
+#[derive(Clone, Debug, Default)]
+pub struct InputSpec {
+    /// Unique and stable: state is kept under it.
+    pub name: String,
+    /// Unacknowledged messages its source allows; a commit is made at three quarters. 0: no such bound.
+    pub window_messages: u32,
+}
+
+/// One output or edge action.
+#[derive(Clone, Debug, Default)]
+pub struct OutputSpec {
+    /// Unique and stable: cursors are kept under it.
+    pub name: String,
+    /// Which points it wants; selection only, its modifiers are applied at delivery.
+    pub filter: Filter,
+    /// Takes the alert lane.
+    pub alerts: bool,
+    /// Takes the results lane.
+    pub results: bool,
+    /// Takes late points too (measurement as it was, with a `lag` field).
+    pub late: bool,
+    /// An edge action: only the transitions of alerts that name it.
+    pub edge: bool,
+    /// Points that may wait for it, Telegraf's `metric_buffer_limit`; 0: bounded by bytes only.
+    pub waiting_points_max: u64,
+    /// Edge actions: older than this (nanoseconds, observed axis) and it is counted, not done. 0: never.
+    pub expires_after: i64,
+}
+
+/// One level action.
+#[derive(Clone, Debug, Default)]
+pub struct LevelSpec {
+    /// Unique and stable.
+    pub name: String,
+    /// May be set before its cause is durable.
+    pub at_once: bool,
+}
+
+/// One `[[windows]]`.
+#[derive(Clone, Debug)]
+pub struct WindowSpec {
+    /// Unique and stable: state is kept under it and a hash of what gives it meaning.
+    pub name: String,
+    /// Distance between the starts of windows.
+    pub every: i64,
+    /// Length, a whole multiple of `every`.
+    pub period: i64,
+    /// Shifts the alignment to the epoch.
+    pub align: i64,
+    /// Group by these tags; `None`: one group per series.
+    pub by: Option<Vec<String>>,
+    /// Patterns of fields it takes; empty: every field.
+    pub fields: Vec<String>,
+    /// Which points it takes.
+    pub filter: Filter,
+    /// What is computed.
+    pub aggregates: Vec<Aggregate>,
+    /// Subtracted from the watermark.
+    pub lateness: i64,
+    /// How long a closed pane can still be merged into.
+    pub allowed_lateness: i64,
+    /// A re-opened pane is emitted again at most this often, observed axis.
+    pub reemit_every: i64,
+    /// Points it took are not passed on.
+    pub drop_original: bool,
+    /// Measurement of results; `None`: as it was.
+    pub name_override: Option<String>,
+    /// Adds `complete` and `revision` as fields.
+    pub result_fields: bool,
+    /// Results carry the window's end as time, not its start.
+    pub time_is_end: bool,
+}
+
+/// One aggregate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Aggregate {
+    /// Number of values, an integer.
+    Count,
+    /// Sum.
+    Sum,
+    /// Arithmetic mean.
+    Mean,
+    /// Least.
+    Min,
+    /// Greatest.
+    Max,
+    /// Earliest by event time.
+    First,
+    /// Latest by event time.
+    Last,
+    /// Greatest minus least.
+    Range,
+    /// Sample standard deviation, as Telegraf's `stdev`.
+    Stddev,
+    /// Sample variance, as Telegraf's `s2`.
+    Variance,
+    /// Percentile `p` in tenths of a percent: p95 is 950, p999 is 999.
+    Percentile(u16),
+}
+
+/// One `[[alerts]]`.
+#[derive(Clone, Debug)]
+pub struct AlertSpec {
+    /// Unique and stable.
+    pub name: String,
+    /// Becomes firing while this holds.
+    pub when: Expr,
+    /// Ends when this holds; `None`: not `when`.
+    pub clear: Option<Expr>,
+    /// `when` must hold this long, event time.
+    pub for_: i64,
+    /// `clear` must hold this long, event time.
+    pub keep: i64,
+    /// Group by these tags; `None`: one group per series.
+    pub by: Option<Vec<String>>,
+    /// Reads this window's results instead of raw points: its index in [`EngineSpec::windows`].
+    pub window: Option<usize>,
+    /// Which points it reads.
+    pub filter: Filter,
+    /// Written into the `severity` tag.
+    pub severity: String,
+    /// Bits of [`EngineSpec::outputs`] that are its edge actions.
+    pub edge_actions: u64,
+    /// Indexes of its level actions.
+    pub level_actions: Vec<usize>,
+}
+
+/// `[time]`.
+#[derive(Clone, Debug)]
+pub struct TimeSpec {
+    /// A partition without a point for this long (observed axis) is idle.
+    pub idle_after: i64,
+    /// An event time further ahead of the wall clock is not believed.
+    pub future_skew_max: i64,
+    /// Restamp such points with now, instead of rejecting them.
+    pub future_restamp: bool,
+    /// A silent group is given up after this long, observed axis.
+    pub group_ttl: i64,
+}
+
+impl Default for TimeSpec {
+    fn default() -> Self {
+        Self { idle_after: 60_000_000_000, future_skew_max: 10_000_000_000, future_restamp: false, group_ttl: 86_400_000_000_000 }
+    }
+}
+
+/// `[limits]`.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Series in the whole agent.
+    pub series_max: usize,
+    /// Groups per operator.
+    pub groups_max: usize,
+    /// Panes per group, across its fields.
+    pub panes_per_group_max: usize,
+    /// Results waiting in memory, bytes.
+    pub results_waiting_bytes_max: usize,
+    /// Points held while the clock is unset, bytes.
+    pub held_bytes_max: usize,
+    /// Points held while the clock is unset, nanoseconds on the observed axis.
+    pub held_age_max: i64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            series_max: 100_000,
+            groups_max: 50_000,
+            panes_per_group_max: 128,
+            results_waiting_bytes_max: 8 << 20,
+            held_bytes_max: 8 << 20,
+            held_age_max: 3_600_000_000_000,
+        }
+    }
+}
+
+/// What is acknowledged when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// After fdatasync.
+    #[default]
+    Power,
+    /// After write.
+    Crash,
+    /// At once.
+    None,
+}
+
+/// What a failed disk does to intake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnStorageFailure {
+    /// Stop acknowledging.
+    #[default]
+    Stall,
+    /// Go on from memory.
+    Continue,
+}
+
+/// `[storage]`, as far as the core decides it.
+#[derive(Clone, Debug)]
+pub struct StorageSpec {
+    /// Mode.
+    pub durability: Durability,
+    /// The oldest unacknowledged reading waits at most this long.
+    pub commit_interval: i64,
+    /// In `crash` mode the disk is synced this often.
+    pub sync_interval: i64,
+    /// Journal size, bytes: a checkpoint is made at a third.
+    pub journal_bytes_max: u64,
+    /// Outbox size, bytes on disk.
+    pub outbox_bytes_max: u64,
+    /// Age of the oldest result in the outbox, nanoseconds on the observed axis.
+    pub outbox_age_max: i64,
+    /// Write budget, 0: none.
+    pub fsyncs_per_minute_max: u32,
+    /// What a failed disk does.
+    pub on_failure: OnStorageFailure,
+}
+
+impl Default for StorageSpec {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Power,
+            commit_interval: 200_000_000,
+            sync_interval: 30_000_000_000,
+            journal_bytes_max: 64 << 20,
+            outbox_bytes_max: 256 << 20,
+            outbox_age_max: 30 * 86_400_000_000_000,
+            fsyncs_per_minute_max: 0,
+            on_failure: OnStorageFailure::Stall,
+        }
+    }
+}

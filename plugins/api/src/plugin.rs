@@ -1,0 +1,401 @@
+//! The traits a plugin implements, what it is given, and its entry in the registry.
+//!
+//! Polled and streaming inputs are two traits. Futures are boxed by hand so that this crate needs no runtime.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use crate::{
+    chunk::{Identity, Lane, PointView, Points},
+    collector::Collector,
+    options::{OptionSpec, Section},
+    position::Resume,
+    value::Value,
+};
+
+/// A future a plugin returns.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Why a plugin could not do something, as one sentence for a person, secrets left out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PluginError(pub String);
+
+impl PluginError {
+    /// An error with its sources written after it.
+    pub fn new(what: impl std::fmt::Display) -> Self {
+        Self(what.to_string())
+    }
+
+    /// `what: source: its source …`.
+    pub fn because(what: impl std::fmt::Display, source: &dyn std::error::Error) -> Self {
+        let mut text = format!("{what}: {source}");
+        let mut next = source.source();
+        while let Some(cause) = next {
+            let cause_text = cause.to_string();
+            if !text.ends_with(&cause_text) {
+                text.push_str(": ");
+                text.push_str(&cause_text);
+            }
+            next = cause.source();
+        }
+        Self(text)
+    }
+}
+
+impl From<crate::ring::Closed> for PluginError {
+    fn from(closed: crate::ring::Closed) -> Self {
+        Self(closed.to_string())
+    }
+}
+
+#[derive(Default)]
+struct StopShared {
+    requested: AtomicBool,
+    wakers: Mutex<Vec<Waker>>,
+}
+
+/// A request to stop, seen by everybody who holds a copy.
+#[derive(Clone, Default)]
+pub struct Stop {
+    shared: Arc<StopShared>,
+}
+
+impl Stop {
+    /// Asks everybody to stop.
+    pub fn request(&self) {
+        let wakers = {
+            let mut wakers = self.shared.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+            self.shared.requested.store(true, Ordering::Release);
+            std::mem::take(&mut *wakers)
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether it was asked for.
+    pub fn is_requested(&self) -> bool {
+        self.shared.requested.load(Ordering::Acquire)
+    }
+
+    /// Waits for the request.
+    pub fn requested(&self) -> StopRequested {
+        StopRequested { stop: self.clone() }
+    }
+}
+
+/// Future of [`Stop::requested`].
+pub struct StopRequested {
+    stop: Stop,
+}
+
+impl Future for StopRequested {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut wakers = self.stop.shared.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.stop.is_requested() {
+            return Poll::Ready(());
+        }
+        if !wakers.iter().any(|w| w.will_wake(cx.waker())) {
+            wakers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+/// What an input is given.
+pub struct InputContext {
+    /// Its name: alias, or plugin name with a number when there are several.
+    pub name: String,
+    /// Where its points go.
+    pub collector: Collector,
+    /// Where it stood when the agent went down.
+    pub resume: Resume,
+    /// Ends the input. It then stops reading, flushes what it has decoded, and returns; acknowledgements still to come are waited for
+    /// by the agent: a streaming input that acknowledges its source goes on doing so until `drained` is requested.
+    pub stop: Stop,
+    /// Everything sent has been made durable and acknowledged: close the connection.
+    pub drained: Stop,
+}
+
+/// An input that waits for its source. `run` is started again, after a back-off, when it returns an error.
+pub trait StreamingInput: Send {
+    /// Whether the source has an end (standard input): only such streaming inputs can be used with `--once`.
+    fn is_finite(&self) -> bool {
+        false
+    }
+
+    /// Reads until the source ends or a stop is requested.
+    fn run<'a>(&'a mut self, context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>>;
+}
+
+/// An input that is asked at each interval.
+pub trait PolledInput: Send {
+    /// Called once before the first gather.
+    fn start<'a>(&'a mut self, _context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Reads once into the collector; the caller flushes.
+    fn gather<'a>(&'a mut self, context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>>;
+}
+
+/// Either sort.
+pub enum AnyInput {
+    /// Asked at each interval.
+    Polled(Box<dyn PolledInput>),
+    /// Runs by itself.
+    Streaming(Box<dyn StreamingInput>),
+}
+
+/// An input that was built from its options.
+pub struct BuiltInput {
+    /// The input.
+    pub input: AnyInput,
+    /// Things only one input can have, as `kind:name`: `serial:/dev/ttyUSB0`, `tcp:0.0.0.0:8086`, `gpio:/dev/gpiochip0:17`.
+    pub claims: Vec<String>,
+}
+
+/// Turns bytes into points.
+pub trait Decoder: Send {
+    /// Decodes from the front of `bytes` into `out`, refusing (and counting) what can't be read. Returns how many bytes were used up:
+    /// fewer than given only when the collector is full, and then the caller flushes and calls again with the rest.
+    /// `bytes` is a whole payload (message, file, request, line with or without its end): nothing is kept between payloads.
+    fn decode(&mut self, bytes: &[u8], out: &mut Collector) -> usize;
+
+    /// Forgets what was learnt of the stream (a CSV header), for a new file or connection.
+    fn reset(&mut self) {}
+}
+
+/// Turns points into bytes.
+pub trait Encoder: Send {
+    /// Appends one point, with its end of line if the format has one.
+    fn encode(&mut self, point: PointView<'_>, out: &mut Vec<u8>);
+
+    /// Appends many points as one document; by default one after the other.
+    fn encode_all(&mut self, points: &Points, out: &mut Vec<u8>) {
+        for point in points.iter() {
+            self.encode(point, out);
+        }
+    }
+
+    /// Media type of a document.
+    fn content_type(&self) -> &'static str {
+        "text/plain; charset=utf-8"
+    }
+}
+
+/// One point a destination refused for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Its place among the points of the write.
+    pub index: usize,
+    /// The destination's status, as a short word for a counter: `400`, `422`, `too_large`.
+    pub status: String,
+    /// What it said.
+    pub reason: String,
+}
+
+/// What became of a write.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Everything is at the destination but the rejected points, which will never be.
+    Delivered {
+        /// Refused for good, in order of index; counted and written to the dead-letter log.
+        rejected: Vec<Rejection>,
+        /// Points that overwrote another of the same series and time: part of what was delivered.
+        collapsed: u64,
+        /// What the output wants back in [`Output::open`] after a restart, such as the length of a file.
+        token: u64,
+    },
+    /// Nothing is known to be there: send the same again later, after `after` or the back-off.
+    Retry {
+        /// What the destination asked for (`Retry-After`).
+        after: Option<Duration>,
+        /// Why.
+        reason: String,
+    },
+    /// The destination won't take anything until a person acts (authorisation, missing bucket): retried slowly, an alert is raised.
+    Hold {
+        /// Why.
+        reason: String,
+    },
+    /// Too much at once: the same again in halves. A single point that is too large is then rejected.
+    TooLarge,
+}
+
+impl Outcome {
+    /// Everything arrived.
+    pub fn delivered() -> Self {
+        Self::Delivered { rejected: Vec::new(), collapsed: 0, token: 0 }
+    }
+}
+
+/// Where an output stood when the agent went down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutputResume {
+    /// Last delivered alert point.
+    pub alerts: Identity,
+    /// Last delivered result.
+    pub results: Identity,
+    /// The token of the last delivery, 0 at first.
+    pub token: u64,
+}
+
+/// A destination of points.
+pub trait Output: Send {
+    /// Makes ready, at start and never again: must not wait for a far side that is down. A destination that remembers more than we do
+    /// (a Kafka transaction) says where it really stands.
+    fn open<'a>(&'a mut self, resume: OutputResume) -> BoxFuture<'a, Result<OutputResume, PluginError>> {
+        Box::pin(async move { Ok(resume) })
+    }
+
+    /// Delivers points, all of one lane, in order.
+    fn write<'a>(&'a mut self, lane: Lane, points: &'a Points) -> BoxFuture<'a, Outcome>;
+
+    /// Says goodbye; nothing is lost if it can't.
+    fn close<'a>(&'a mut self) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
+    /// Points per write when the configuration sets no `metric_batch_size`; 0 leaves it at the agent's.
+    fn preferred_batch(&self) -> usize {
+        0
+    }
+}
+
+/// An alert's transition, as an action sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Notification {
+    /// Name of the alert.
+    pub alert: String,
+    /// `firing` or `resolved`.
+    pub state: String,
+    /// As configured.
+    pub severity: String,
+    /// The `by` tags.
+    pub tags: Vec<(String, String)>,
+    /// The value that decided, if the condition has one.
+    pub value: Option<f64>,
+    /// Number of the transition for this alert and group, from 1.
+    pub n: u64,
+    /// Event time, nanoseconds since 1970 UTC.
+    pub time: i64,
+    /// Computed from backlog: it says what was, not what is.
+    pub historical: bool,
+    /// `alert/group/n`: the same transition always has the same one.
+    pub idempotency_key: String,
+}
+
+impl Notification {
+    /// Reads it from its point (measurement `weir_alert`).
+    pub fn from_point(point: PointView<'_>) -> Self {
+        let text = |name| match point.field(name) {
+            Some(Value::Text(text)) => text.to_owned(),
+            _ => String::new(),
+        };
+        let series = point.series();
+        let alert = series.tag("alert").unwrap_or_default().to_owned();
+        let tags: Vec<(String, String)> =
+            series.tags().filter(|(k, _)| *k != "alert" && *k != "severity").map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let n = match point.field("n") {
+            Some(Value::Int(n)) => n as u64,
+            Some(Value::Uint(n)) => n,
+            _ => 0,
+        };
+        let group: Vec<String> = tags.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        Self {
+            state: text("state"),
+            severity: series.tag("severity").unwrap_or_default().to_owned(),
+            value: point.field("value").and_then(|v| v.as_f64()),
+            n,
+            time: point.time(),
+            historical: matches!(point.field("historical"), Some(Value::Bool(true))),
+            idempotency_key: format!("{alert}/{}/{n}", group.join(",")),
+            alert,
+            tags,
+        }
+    }
+}
+
+/// Something done once per transition, at least once, never hours late.
+pub trait EdgeAction: Send {
+    /// Does it.
+    fn fire<'a>(&'a mut self, notification: &'a Notification) -> BoxFuture<'a, Outcome>;
+}
+
+/// Something held at a level that follows an alert's state. Setting the same level again must do no harm.
+pub trait LevelAction: Send {
+    /// Sets the level: `true` while any alert that names this action fires.
+    fn set<'a>(&'a mut self, on: bool) -> BoxFuture<'a, Result<(), PluginError>>;
+
+    /// Called at a clean stop, with what the configuration wants then (`on_exit`).
+    fn exit<'a>(&'a mut self) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
+    /// Whether it may be set before the cause is durable (`fire = "at_once"`).
+    fn at_once(&self) -> bool {
+        false
+    }
+}
+
+/// Either sort.
+pub enum AnyAction {
+    /// Once per transition.
+    Edge(Box<dyn EdgeAction>),
+    /// Follows the state.
+    Level(Box<dyn LevelAction>),
+}
+
+/// What a plugin may want to know while it is built.
+pub struct BuildContext {
+    /// Its alias or name.
+    pub name: String,
+    /// The interval it will be gathered at.
+    pub interval: Duration,
+    /// A snapshot of the agent's own counters, for the `internal` input: measurement, tags, fields.
+    pub internal: Arc<dyn Fn() -> Vec<InternalPoint> + Send + Sync>,
+    /// The agent's own state directory, for plugins that keep something there.
+    pub directory: std::path::PathBuf,
+}
+
+/// A point of the agent's own counters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InternalPoint {
+    /// Measurement.
+    pub measurement: String,
+    /// Tags.
+    pub tags: Vec<(String, String)>,
+    /// Fields.
+    pub fields: Vec<(String, u64)>,
+}
+
+/// The registry's entry of a plugin; `T` is what it builds.
+pub struct Entry<T> {
+    /// Telegraf's name.
+    pub name: &'static str,
+    /// One line.
+    pub about: &'static str,
+    /// Every option it has, without those common to all of its sort.
+    pub specs: fn() -> Vec<OptionSpec>,
+    /// Options Telegraf has and Weir does not: refused by that name.
+    pub unsupported: &'static [&'static str],
+    /// Reads the options and builds it; `None` when errors were reported.
+    pub build: fn(&Section<'_>, &BuildContext) -> Option<T>,
+}
+
+/// An input's entry.
+pub type InputEntry = Entry<BuiltInput>;
+/// An output's entry.
+pub type OutputEntry = Entry<Box<dyn Output>>;
+/// An action's entry.
+pub type ActionEntry = Entry<AnyAction>;
