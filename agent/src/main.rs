@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! `weir`: the command line, and nothing else.
+
+mod config;
+
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}

@@ -1,1 +1,9 @@
-//! placeholder
+//! Weir's plugins: codecs, inputs, outputs and actions, one cargo feature each, and the lists of what this build has.
+//!
+//! Nothing here knows the agent: a plugin gets its options, a collector or points, and a request to stop.
+
+pub mod actions;
+pub mod codecs;
+pub mod inputs;
+pub mod net;
+pub mod outputs;

@@ -56,8 +56,19 @@ impl InputCounts {
 
     /// The counts of `values` in the order of [`InputCounts::fields`].
     pub fn from_values(values: [u64; 11]) -> Self {
-        let [read, refused_parse, refused_frame, refused_size, refused_nan, refused_series, filtered, duplicate, dropped_ring_full, lost_link, dropped_fields] =
-            values;
+        let [
+            read,
+            refused_parse,
+            refused_frame,
+            refused_size,
+            refused_nan,
+            refused_series,
+            filtered,
+            duplicate,
+            dropped_ring_full,
+            lost_link,
+            dropped_fields,
+        ] = values;
         Self {
             read,
             refused_parse,

@@ -233,7 +233,8 @@ impl Filter {
         if self.name_drop.matches(measurement) {
             return false;
         }
-        let any = |patterns: &[(String, Globs)]| patterns.iter().any(|(key, globs)| tags.clone().any(|(k, v)| k == key && globs.matches(v)));
+        let any =
+            |patterns: &[(String, Globs)]| patterns.iter().any(|(key, globs)| tags.clone().any(|(k, v)| k == key && globs.matches(v)));
         if !self.tag_pass.is_empty() && !any(&self.tag_pass) {
             return false;
         }

@@ -3,14 +3,7 @@
 //! A plugin declares its options once with [`crate::options!`]; the same declaration reads them, documents them in
 //! `weir sample-config`, and is what the reference configuration is compared with.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    fmt,
-    ops::Range,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeMap, fmt, ops::Range, rc::Rc, time::Duration};
 
 use crate::units;
 
@@ -241,13 +234,25 @@ impl<'a> Section<'a> {
                 .filter_map(|item| match &item.item {
                     Item::Table(table) => Some(Section::new(path.clone(), table, item.place.clone(), &self.diagnostics)),
                     other => {
-                        self.push(Severity::Error, item.place.clone(), format!("`{key}` takes tables, this is {}", other.type_name()), None, item.secret);
+                        self.push(
+                            Severity::Error,
+                            item.place.clone(),
+                            format!("`{key}` takes tables, this is {}", other.type_name()),
+                            None,
+                            item.secret,
+                        );
                         None
                     }
                 })
                 .collect(),
             other => {
-                self.push(Severity::Error, node.place.clone(), format!("`{key}` takes a table, this is {}", other.type_name()), None, node.secret);
+                self.push(
+                    Severity::Error,
+                    node.place.clone(),
+                    format!("`{key}` takes a table, this is {}", other.type_name()),
+                    None,
+                    node.secret,
+                );
                 Vec::new()
             }
         }
@@ -261,9 +266,15 @@ impl<'a> Section<'a> {
                 continue;
             }
             let (message, help) = if unsupported.contains(&key.as_str()) {
-                (format!("`{key}` of [{}] is a Telegraf option that Weir does not support", self.path), Some("remove it, or see `weir plugins` for what is supported".to_owned()))
+                (
+                    format!("`{key}` of [{}] is a Telegraf option that Weir does not support", self.path),
+                    Some("remove it, or see `weir plugins` for what is supported".to_owned()),
+                )
             } else {
-                (format!("unknown option `{key}` in [{}]", self.path), nearest(key, known.iter().copied()).map(|n| format!("did you mean `{n}`?")))
+                (
+                    format!("unknown option `{key}` in [{}]", self.path),
+                    nearest(key, known.iter().copied()).map(|n| format!("did you mean `{n}`?")),
+                )
             };
             self.push(Severity::Error, place.clone(), message, help, false);
         }
@@ -501,7 +512,11 @@ impl<T: FromNode> FromNode for BTreeMap<String, T> {
     const KIND: &'static str = "table";
     fn from_node(node: &Node, section: &Section<'_>, key: &str) -> Result<Self, String> {
         let Item::Table(table) = &node.item else { return expected("a table", node) };
-        table.entries.iter().map(|(k, _, v)| T::from_node(v, section, key).map(|v| (k.clone(), v)).map_err(|e| format!("`{k}`: {e}"))).collect()
+        table
+            .entries
+            .iter()
+            .map(|(k, _, v)| T::from_node(v, section, key).map(|v| (k.clone(), v)).map_err(|e| format!("`{k}`: {e}")))
+            .collect()
     }
     fn to_toml(&self) -> String {
         let inner: Vec<_> = self.iter().map(|(k, v)| format!("{} = {}", quote(k), v.to_toml())).collect();

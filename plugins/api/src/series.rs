@@ -104,10 +104,7 @@ impl Series {
 
     /// A copy to change.
     pub fn to_parts(&self) -> SeriesParts {
-        SeriesParts {
-            measurement: self.measurement().to_owned(),
-            tags: self.tags().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
-        }
+        SeriesParts { measurement: self.measurement().to_owned(), tags: self.tags().map(|(k, v)| (k.to_owned(), v.to_owned())).collect() }
     }
 
     /// Bytes of memory it holds, for the bounds.

@@ -43,7 +43,14 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// The shortest way to write a duration so that [`parse_duration`] reads it back.
 pub fn format_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
-    for (unit, size) in [("d", 86_400_000_000_000u128), ("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)] {
+    for (unit, size) in [
+        ("d", 86_400_000_000_000u128),
+        ("h", 3_600_000_000_000),
+        ("m", 60_000_000_000),
+        ("s", 1_000_000_000),
+        ("ms", 1_000_000),
+        ("us", 1_000),
+    ] {
         if nanos >= size && nanos.is_multiple_of(size) {
             return format!("{}{unit}", nanos / size);
         }

@@ -1,0 +1,3 @@
+//! Configuration: from files to built plugins, with every error at once.
+
+pub mod types;
