@@ -122,6 +122,8 @@ pub struct InputContext {
     /// Ends the input. It then stops reading, flushes what it has decoded, and returns; acknowledgements still to come are waited for
     /// by the agent: a streaming input that acknowledges its source goes on doing so until `drained` is requested.
     pub stop: Stop,
+    /// To be requested by a streaming input that goes on acknowledging after a stop, once it has sent its last batch.
+    pub flushed: Stop,
     /// Everything sent has been made durable and acknowledged: close the connection.
     pub drained: Stop,
 }
