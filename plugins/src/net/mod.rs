@@ -1,1 +1,4 @@
 //! What several network plugins share.
+
+#[cfg(feature = "tls")]
+pub mod tls;
