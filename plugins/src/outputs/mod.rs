@@ -2,7 +2,15 @@
 
 use weir_plugin_api::plugin::OutputEntry;
 
+#[cfg(feature = "output-file")]
+pub mod file;
+#[cfg(test)]
+pub(crate) mod testing;
+
 /// Every output of this build, by name.
 pub fn all() -> Vec<&'static OutputEntry> {
-    vec![]
+    vec![
+        #[cfg(feature = "output-file")]
+        &file::ENTRY,
+    ]
 }

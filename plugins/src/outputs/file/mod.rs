@@ -1,0 +1,241 @@
+//! The file output: points appended to files or standard output, exactly once across crashes.
+//!
+//! A write counts as delivered after `fdatasync`. The token of a delivery says how much was written up to it; when the agent comes
+//! back with an older token, whatever is in a file beyond it is cut off before the same points are written again.
+
+mod origin;
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::task::JoinHandle;
+use weir_plugin_api::{
+    Lane, Points,
+    options::Section,
+    plugin::{BoxFuture, BuildContext, Encoder, Outcome, Output, OutputEntry, OutputResume, PluginError},
+};
+
+use self::origin::Origin;
+use crate::codecs;
+
+weir_plugin_api::options! {
+    /// Options of the file output.
+    pub struct FileOptions {
+        /// Files to append to; `stdout` is standard output. A file that is missing is made, its directory is not.
+        files: Vec<String> = vec!["stdout".into()],
+        /// Write all points of a write as one document, for formats that have one.
+        use_batch_format: bool = false,
+    }
+}
+
+/// The registry's entry.
+pub static ENTRY: OutputEntry = OutputEntry {
+    name: "file",
+    about: "appends points to files or standard output, exactly once",
+    specs: || [FileOptions::specs(), codecs::encoder_specs()].concat(),
+    unsupported: &["rotation_interval", "rotation_max_size", "rotation_max_archives", "compression_algorithm", "compression_level"],
+    build,
+};
+
+fn build(section: &Section<'_>, context: &BuildContext) -> Option<Box<dyn Output>> {
+    let options = FileOptions::read(section);
+    let encoder = codecs::encoder(section);
+    let (options, encoder) = (options?, encoder?);
+    if options.files.is_empty() {
+        section.error_at("files", "`files`: needs at least one file, or \"stdout\"");
+        return None;
+    }
+    Some(Box::new(FileOutput::new(options, encoder, context.directory.join(format!("output-{}.origin", context.name)))))
+}
+
+/// One file being appended to.
+struct Target {
+    path: PathBuf,
+    file: File,
+    /// Pipes and devices (`/dev/null`, `/dev/stderr`) can be written to but neither cut nor synced.
+    regular: bool,
+    /// Bytes it has, as far as this output knows.
+    length: u64,
+}
+
+impl Target {
+    /// Opens and cuts `path` to `length`; a file that is shorter stays as it is, and the log says so.
+    fn open(path: PathBuf, length: Option<u64>) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).open(&path)?;
+        let metadata = file.metadata()?;
+        let mut target = Self { path, file, regular: metadata.is_file(), length: metadata.len() };
+        if let (Some(want), true) = (length, target.regular) {
+            if want < target.length {
+                tracing::info!(file = %target.path.display(), bytes = target.length - want, "cut off what a crash had left unconfirmed");
+                target.cut(want)?;
+                target.file.sync_all()?;
+            } else if want > target.length {
+                tracing::warn!(file = %target.path.display(), bytes = want - target.length, "the file is shorter than what was written to it");
+            }
+        }
+        Ok(target)
+    }
+
+    fn cut(&mut self, length: u64) -> io::Result<()> {
+        if self.regular {
+            self.file.set_len(length)?;
+        }
+        self.length = length;
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        if self.regular {
+            self.file.sync_data()?;
+        }
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// What is written to, shared with the blocking thread that writes.
+#[derive(Default)]
+struct Files {
+    targets: Vec<Target>,
+    stdout: bool,
+    /// Where the last confirmed write ended: the token, and each target's length.
+    token: u64,
+    confirmed: Vec<u64>,
+    /// A write was begun since.
+    dirty: bool,
+}
+
+impl Files {
+    fn open(paths: &[String], origin_path: &Path, resume: u64) -> Result<Self, PluginError> {
+        let mut files = Self { token: resume, ..Self::default() };
+        let (origin, mut now, mut moved) = (Origin::load(origin_path), Origin::default(), false);
+        for name in paths {
+            if name == "stdout" {
+                files.stdout = true;
+                continue;
+            }
+            let path = PathBuf::from(name);
+            let length = origin.length(&path, resume);
+            let target = Target::open(path, length).map_err(|e| PluginError::because(format!("cannot open {name}"), &e))?;
+            moved |= target.regular && (!origin.covers(&target.path) || length != Some(target.length));
+            now.set(&target.path, resume, target.length);
+            files.confirmed.push(target.length);
+            files.targets.push(target);
+        }
+        // Written only when it says something new: nothing is synced at an ordinary start.
+        if moved && let Err(error) = now.save(origin_path) {
+            let file = origin_path.display();
+            tracing::warn!(%file, %error, "cannot remember where this output began, so a crash before its first checkpoint may repeat points");
+        }
+        Ok(files)
+    }
+
+    /// Appends to every file, or to none.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.dirty {
+            // A write that failed, or whose caller went away before it heard of the end, is written again from its start.
+            for (target, length) in self.targets.iter_mut().zip(&self.confirmed) {
+                target.cut(*length).map_err(|e| naming(&target.path, &e))?;
+            }
+        }
+        self.dirty = true;
+        for target in &mut self.targets {
+            target.append(bytes).map_err(|e| naming(&target.path, &e))?;
+        }
+        if self.stdout {
+            let mut out = io::stdout().lock();
+            out.write_all(bytes).and_then(|()| out.flush())?;
+        }
+        Ok(())
+    }
+
+    /// The caller knows that the last write of `bytes` bytes is there.
+    fn confirm(&mut self, bytes: usize) -> u64 {
+        self.dirty = false;
+        self.confirmed.clear();
+        self.confirmed.extend(self.targets.iter().map(|t| t.length));
+        self.token += bytes as u64;
+        self.token
+    }
+}
+
+fn naming(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
+}
+
+/// The output.
+struct FileOutput {
+    options: FileOptions,
+    encoder: Box<dyn Encoder>,
+    origin: PathBuf,
+    files: Arc<Mutex<Files>>,
+    buffer: Vec<u8>,
+    /// The write under way; still there when its caller went away.
+    running: Option<JoinHandle<(Vec<u8>, io::Result<()>)>>,
+}
+
+impl FileOutput {
+    fn new(options: FileOptions, encoder: Box<dyn Encoder>, origin: PathBuf) -> Self {
+        Self { options, encoder, origin, files: Arc::default(), buffer: Vec::new(), running: None }
+    }
+
+    async fn append(&mut self, points: &Points) -> Outcome {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        if self.options.use_batch_format {
+            self.encoder.encode_all(points, &mut buffer);
+        } else {
+            points.iter().for_each(|point| self.encoder.encode(point, &mut buffer));
+        }
+        let files = Arc::clone(&self.files);
+        if let Some(abandoned) = &mut self.running {
+            // Its result is of no interest: the next write begins where the last confirmed one ended.
+            let _ = abandoned.await;
+        }
+        let job = self.running.insert(tokio::task::spawn_blocking(move || {
+            let result = lock(&files).append(&buffer);
+            (buffer, result)
+        }));
+        let done = job.await;
+        self.running = None;
+        match done {
+            Ok((buffer, Ok(()))) => {
+                let token = lock(&self.files).confirm(buffer.len());
+                self.buffer = buffer;
+                Outcome::Delivered { rejected: Vec::new(), collapsed: 0, token }
+            }
+            Ok((buffer, Err(error))) => {
+                self.buffer = buffer;
+                Outcome::Retry { after: None, reason: error.to_string() }
+            }
+            Err(error) => Outcome::Retry { after: None, reason: format!("the writing thread ended: {error}") },
+        }
+    }
+}
+
+fn lock(files: &Mutex<Files>) -> MutexGuard<'_, Files> {
+    files.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Output for FileOutput {
+    fn open<'a>(&'a mut self, resume: OutputResume) -> BoxFuture<'a, Result<OutputResume, PluginError>> {
+        Box::pin(async move {
+            let (paths, origin) = (self.options.files.clone(), self.origin.clone());
+            let opened = tokio::task::spawn_blocking(move || Files::open(&paths, &origin, resume.token)).await;
+            *lock(&self.files) = opened.map_err(|e| PluginError::because("cannot open files", &e))??;
+            Ok(resume)
+        })
+    }
+
+    fn write<'a>(&'a mut self, _lane: Lane, points: &'a Points) -> BoxFuture<'a, Outcome> {
+        Box::pin(self.append(points))
+    }
+}
+
+#[cfg(test)]
+mod tests;

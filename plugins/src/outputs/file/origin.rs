@@ -1,0 +1,60 @@
+//! Where the file output began: how long each file was at which token, so that it knows what to cut off after a crash even when
+//! the files were not empty at first, have different lengths, or no delivery was remembered yet.
+
+use std::{
+    fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+/// A small text file: one line `token length path` for each file written to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Origin {
+    files: Vec<(PathBuf, u64, u64)>,
+}
+
+impl Origin {
+    /// What is remembered in `path`; nothing when it is missing, and lines that cannot be read are left out.
+    pub(super) fn load(path: &Path) -> Self {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let line = |line: &str| {
+            let mut parts = line.splitn(3, ' ');
+            let (token, length) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+            Some((PathBuf::from(parts.next()?), token, length))
+        };
+        Self { files: text.lines().filter_map(line).collect() }
+    }
+
+    /// Remembers that `path` had `length` bytes at `token`.
+    pub(super) fn set(&mut self, path: &Path, token: u64, length: u64) {
+        self.files.push((path.to_owned(), token, length));
+    }
+
+    /// Whether `path` is remembered.
+    pub(super) fn covers(&self, path: &Path) -> bool {
+        self.files.iter().any(|(p, _, _)| p == path)
+    }
+
+    /// How long `path` was when the running token was `token`; `None` when this output did not write to it then.
+    /// With nothing remembered at all a token is the length itself.
+    pub(super) fn length(&self, path: &Path, token: u64) -> Option<u64> {
+        if self.files.is_empty() {
+            return (token > 0).then_some(token);
+        }
+        let (_, from, length) = self.files.iter().find(|(p, _, _)| p == path)?;
+        Some(length + token.saturating_sub(*from))
+    }
+
+    /// Writes it durably, all or nothing.
+    pub(super) fn save(&self, path: &Path) -> io::Result<()> {
+        let directory = path.parent().unwrap_or(Path::new("."));
+        let temporary = path.with_extension("origin.new");
+        let mut file = fs::File::create(&temporary)?;
+        for (name, token, length) in &self.files {
+            writeln!(file, "{token} {length} {}", name.display())?;
+        }
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        fs::File::open(directory)?.sync_all()
+    }
+}

@@ -1,0 +1,131 @@
+//! The file output through crashes, short files and full devices.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, path::Path};
+
+use super::*;
+use crate::outputs::testing::{PlainEncoder, numbered};
+
+fn output(files: &[&Path], directory: &Path) -> FileOutput {
+    let files = files.iter().map(|f| f.to_str().unwrap().to_owned()).collect();
+    FileOutput::new(FileOptions { files, use_batch_format: false }, Box::new(PlainEncoder), directory.join("origin"))
+}
+
+fn token(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Delivered { token, .. } => *token,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn at(token: u64) -> OutputResume {
+    OutputResume { token, ..OutputResume::default() }
+}
+
+#[tokio::test]
+async fn what_was_not_confirmed_is_cut_off_before_it_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.lp");
+    let mut first = output(&[&path], dir.path());
+    first.open(at(0)).await.unwrap();
+    let confirmed = token(&first.write(Lane::Results, &numbered(2)).await);
+    assert_eq!(confirmed, fs::metadata(&path).unwrap().len());
+    first.write(Lane::Results, &numbered(3)).await;
+    drop(first);
+
+    let mut second = output(&[&path], dir.path());
+    second.open(at(confirmed)).await.unwrap();
+    second.write(Lane::Results, &numbered(1)).await;
+    assert_eq!(fs::read_to_string(&path).unwrap(), "m v=0 1\nm v=1 2\nm v=0 1\n");
+}
+
+#[tokio::test]
+async fn a_crash_before_the_first_token_is_remembered_repeats_nothing_and_spares_what_was_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.lp");
+    fs::write(&path, "# mine\n").unwrap();
+    for _ in 0..2 {
+        let mut output = output(&[&path], dir.path());
+        output.open(at(0)).await.unwrap();
+        output.write(Lane::Results, &numbered(1)).await;
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), "# mine\nm v=0 1\n");
+}
+
+#[tokio::test]
+async fn files_of_different_lengths_are_each_cut_at_their_own_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    fs::write(&b, "longer to begin with\n").unwrap();
+    let mut first = output(&[&a, &b], dir.path());
+    first.open(at(0)).await.unwrap();
+    let confirmed = token(&first.write(Lane::Results, &numbered(1)).await);
+    first.write(Lane::Alerts, &numbered(2)).await;
+    let mut second = output(&[&a, &b], dir.path());
+    second.open(at(confirmed)).await.unwrap();
+    assert_eq!(fs::read_to_string(&a).unwrap(), "m v=0 1\n");
+    assert_eq!(fs::read_to_string(&b).unwrap(), "longer to begin with\nm v=0 1\n");
+}
+
+#[tokio::test]
+async fn a_file_that_is_new_in_the_configuration_is_never_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+    fs::write(&new, "somebody else's data, longer than the token\n").unwrap();
+    let mut first = output(&[&old], dir.path());
+    first.open(at(0)).await.unwrap();
+    let confirmed = token(&first.write(Lane::Results, &numbered(1)).await);
+    let mut second = output(&[&new], dir.path());
+    second.open(at(confirmed)).await.unwrap();
+    second.write(Lane::Results, &numbered(1)).await;
+    let mut third = output(&[&new], dir.path());
+    third.open(at(confirmed)).await.unwrap();
+    assert_eq!(fs::read_to_string(&new).unwrap(), "somebody else's data, longer than the token\n");
+}
+
+#[tokio::test]
+async fn a_file_that_lost_bytes_is_not_extended() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.lp");
+    let mut output = output(&[&path], dir.path());
+    output.open(at(1000)).await.unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+    output.write(Lane::Results, &numbered(1)).await;
+    assert_eq!(fs::read_to_string(&path).unwrap(), "m v=0 1\n");
+}
+
+#[tokio::test]
+async fn a_full_device_is_tried_again_and_repeats_nothing_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.lp");
+    let mut output = output(&[&path, Path::new("/dev/full")], dir.path());
+    output.open(at(0)).await.unwrap();
+    for _ in 0..3 {
+        let outcome = output.write(Lane::Results, &numbered(1)).await;
+        assert!(matches!(&outcome, Outcome::Retry { reason, .. } if reason.contains("/dev/full")), "{outcome:?}");
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), "m v=0 1\n");
+}
+
+#[tokio::test]
+async fn a_directory_that_is_missing_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("none/out.lp");
+    let error = output(&[&path], dir.path()).open(at(0)).await.unwrap_err();
+    assert!(error.0.contains("none/out.lp"), "{error}");
+}
+
+#[tokio::test]
+async fn a_write_whose_caller_went_away_is_not_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.lp");
+    let mut output = output(&[&path], dir.path());
+    output.open(at(0)).await.unwrap();
+    let points = numbered(2);
+    let mut write = output.write(Lane::Results, &points);
+    assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(write.as_mut().poll(cx).is_pending())).await);
+    drop(write);
+    output.write(Lane::Results, &points).await;
+    assert_eq!(fs::read_to_string(&path).unwrap(), "m v=0 1\nm v=1 2\n");
+}
