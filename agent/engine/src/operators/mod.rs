@@ -5,6 +5,8 @@
 
 pub mod expr;
 
+use std::sync::Arc;
+
 use crate::{
     record::{Record, Stamp},
     results::Results,
@@ -60,7 +62,86 @@ pub struct EngineCounts {
     pub late_stream: u64,
 }
 
+/// Why stored state could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// It was written by another format version.
+    #[error("state has format {found}, this version reads {expected}")]
+    Version {
+        /// What it says.
+        found: u16,
+        /// What is understood.
+        expected: u16,
+    },
+    /// It ends early or contradicts itself.
+    #[error("state is damaged at byte {0}")]
+    Damaged(usize),
+}
+
 /// All operators with their state.
+#[derive(Clone, Debug)]
 pub struct Operators {
-    spec: EngineSpec,
+    spec: Arc<EngineSpec>,
+    counts: EngineCounts,
+    operator_counts: Vec<OperatorCounts>,
+    levels: Vec<bool>,
+}
+
+impl Operators {
+    /// No state yet.
+    pub fn new(spec: Arc<EngineSpec>) -> Self {
+        Self {
+            counts: EngineCounts::default(),
+            operator_counts: vec![OperatorCounts::default(); spec.windows.len() + spec.alerts.len()],
+            levels: vec![false; spec.levels.len()],
+            spec,
+        }
+    }
+
+    /// Applies one record; `table` already has every id it uses. What leaves goes to `results`, on which
+    /// [`Results::start_record`] was called.
+    pub fn apply(&mut self, _stamp: Stamp, record: &Record<'_>, _table: &SeriesTable, _results: &mut Results) {
+        if let Record::Batch(batch) = record {
+            self.counts.dispatched += u64::from(batch.points);
+        }
+    }
+
+    /// Earliest observed time at which a [`Record::Tick`] is needed.
+    pub fn next_deadline(&self) -> Option<i64> {
+        None
+    }
+
+    /// Wanted level of each level action: on while any alert that names it fires in any group.
+    pub fn levels(&self) -> &[bool] {
+        &self.levels
+    }
+
+    /// Counters of the engine as a whole.
+    pub fn counts(&self) -> &EngineCounts {
+        &self.counts
+    }
+
+    /// Name and counters of each window, then of each alert.
+    pub fn operator_counts(&self) -> impl Iterator<Item = (&str, &OperatorCounts)> {
+        let windows = self.spec.windows.iter().map(|w| w.name.as_str());
+        windows.chain(self.spec.alerts.iter().map(|a| a.name.as_str())).zip(&self.operator_counts)
+    }
+
+    /// Appends everything there is to know to `out`.
+    pub fn snapshot(&self, _table: &SeriesTable, _out: &mut Vec<u8>) {}
+
+    /// The state a snapshot holds, as far as `spec` still has a use for it, and in words what was dropped because its meaning changed.
+    ///
+    /// # Errors
+    /// When the bytes are of another version or damaged.
+    pub fn restore(spec: Arc<EngineSpec>, _bytes: &[u8], _table: &mut SeriesTable) -> Result<(Self, Vec<String>), SnapshotError> {
+        Ok((Self::new(spec), Vec::new()))
+    }
+
+    /// Digest of the snapshot.
+    pub fn digest(&self, table: &SeriesTable) -> u64 {
+        let mut bytes = Vec::new();
+        self.snapshot(table, &mut bytes);
+        u64::from(crc32c::crc32c(&bytes))
+    }
 }
