@@ -176,8 +176,14 @@ impl<'a> Section<'a> {
         let node = self.node(key)?;
         match T::from_node(node, self, key) {
             Ok(value) => Some(value),
+            // What a reader says may quote what it read, so of a substituted value only the wanted kind is told.
+            Err(_) if node.secret => {
+                let message = format!("`{key}`: what was substituted can't be read as {}", T::KIND.trim_end());
+                self.push(Severity::Error, node.place.clone(), message, None, true);
+                None
+            }
             Err(message) => {
-                self.push(Severity::Error, node.place.clone(), format!("`{key}`: {message}"), None, node.secret);
+                self.push(Severity::Error, node.place.clone(), format!("`{key}`: {message}"), None, false);
                 None
             }
         }
@@ -572,6 +578,11 @@ macro_rules! choice {
     };
 }
 
+/// The key of a field: a word of Rust is written `r#for` there and `for` in a configuration.
+pub fn key(field: &'static str) -> &'static str {
+    field.strip_prefix("r#").unwrap_or(field)
+}
+
 /// Declares a plugin's options: a struct, how it is read and what documents it.
 ///
 /// Each field has a doc comment, a type that is [`FromNode`](crate::options::FromNode), and either `= default` or nothing (required;
@@ -602,14 +613,14 @@ macro_rules! options {
             /// Reads them all and reports every error; `None` when a required one is missing.
             /// A wrong value is reported and its default used meanwhile, so that later checks go on.
             pub fn read(section: &$crate::options::Section<'_>) -> Option<Self> {
-                $(let $field: Option<$type> = $crate::options!(@read section, stringify!($field), $type $(, $default)?);)*
+                $(let $field: Option<$type> = $crate::options!(@read section, $crate::options::key(stringify!($field)), $type $(, $default)?);)*
                 Some(Self { $($field: $field?),* })
             }
 
             /// What exists, for samples and tables.
             pub fn specs() -> Vec<$crate::options::OptionSpec> {
                 vec![$($crate::options::OptionSpec {
-                    name: stringify!($field),
+                    name: $crate::options::key(stringify!($field)),
                     kind: <$type as $crate::options::FromNode>::KIND,
                     default: $crate::options!(@default $type $(, $default)?),
                     doc: concat!($($doc),+).trim_start(),

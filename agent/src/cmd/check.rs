@@ -1,0 +1,75 @@
+//! `weir check`: all findings about a configuration, and what it would do.
+
+use std::fmt::Write;
+
+use clap::Args;
+use weir_engine::spec::Durability;
+use weir_plugin_api::{options::Severity, units::format_duration, units::format_size};
+
+use super::{ConfigArgs, DONE, WRONG, print, show};
+use crate::config::{self, Config, System};
+
+/// `weir check`.
+#[derive(Args, Debug)]
+pub struct Check {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl Check {
+    /// Runs it.
+    pub fn run(self) -> u8 {
+        let environment = System::default();
+        match config::load(&(&self.config).into(), &environment) {
+            Ok((config, warnings)) => {
+                show(&warnings);
+                print(&summary(&config, warnings.count(Severity::Warning)));
+                DONE
+            }
+            Err(report) => {
+                show(&report);
+                let errors = report.count(Severity::Error);
+                eprintln!("{errors} {} found, nothing was touched", if errors == 1 { "error" } else { "errors" });
+                WRONG
+            }
+        }
+    }
+}
+
+fn summary(config: &Config, warnings: usize) -> String {
+    let mut out = String::new();
+    let mut line = |what: &str, names: Vec<&str>| {
+        if !names.is_empty() {
+            let _ = writeln!(out, "{what:<8} {:>3}  {}", names.len(), names.join(", "));
+        }
+    };
+    let engine = &config.engine;
+    line("inputs", config.inputs.iter().map(|i| i.name.as_str()).collect());
+    line("windows", engine.windows.iter().map(|w| w.name.as_str()).collect());
+    line("alerts", engine.alerts.iter().map(|a| a.name.as_str()).collect());
+    line("actions", config.actions.iter().map(|a| a.name.as_str()).collect());
+    line("outputs", config.outputs.iter().map(|o| o.name.as_str()).collect());
+    let storage = &engine.storage;
+    let durability = match storage.durability {
+        Durability::Power => "power",
+        Durability::Crash => "crash",
+        Durability::None => "none",
+    };
+    let commit = format_duration(std::time::Duration::from_nanos(storage.commit_interval.unsigned_abs()));
+    let disk = storage.journal_bytes_max + storage.outbox_bytes_max;
+    let _ = writeln!(
+        out,
+        "durability \"{durability}\", a commit at least every {commit} while readings come in, at most {} on disk",
+        format_size(disk)
+    );
+    let _ = writeln!(
+        out,
+        "ok, {}",
+        match warnings {
+            0 => "no warnings".to_owned(),
+            1 => "1 warning".to_owned(),
+            n => format!("{n} warnings"),
+        }
+    );
+    out
+}
