@@ -2,7 +2,13 @@
 
 use weir_plugin_api::plugin::InputEntry;
 
+#[cfg(feature = "input-mqtt_consumer")]
+pub mod mqtt_consumer;
+
 /// Every input of this build, by name.
 pub fn all() -> Vec<&'static InputEntry> {
-    vec![]
+    vec![
+        #[cfg(feature = "input-mqtt_consumer")]
+        &mqtt_consumer::ENTRY,
+    ]
 }

@@ -1,4 +1,6 @@
 //! What several network plugins share.
 
+#[cfg(feature = "mqtt-client")]
+pub mod mqtt;
 #[cfg(feature = "tls")]
 pub mod tls;

@@ -1,0 +1,147 @@
+//! Which messages the broker may send again, and which of them were recorded already.
+//!
+//! After a reconnection the broker repeats what it has no acknowledgement for, marked DUP. The rule is: DUP, packet id known, and the
+//! hash of topic and payload equal ⇒ a duplicate. Packet ids come round after 65 535 messages, so an id must be forgotten in time or a
+//! new message with the same payload would look like an old one: only the newest ids are kept, and every [`RENEW_AFTER`] messages the
+//! position starts a new session number that carries just them, which empties the table that is kept with the journal.
+
+use std::collections::{HashMap, VecDeque};
+
+use weir_plugin_api::position::{MessageId, Position, Resume};
+
+/// Messages remembered at least; the broker has fewer of them unacknowledged.
+const REMEMBERED_MIN: usize = 4096;
+/// Messages after which the table is started anew. With the remembered ones far below 65 536.
+const RENEW_AFTER: usize = 32_768;
+
+/// The table of one input.
+pub struct Redelivery {
+    session: u64,
+    remembered_max: usize,
+    recent: VecDeque<MessageId>,
+    /// What a broker that resumes our session may repeat, as of the last connection.
+    known: HashMap<u16, u32>,
+    since_renewal: usize,
+}
+
+impl Redelivery {
+    /// The table as it was recorded; `window` is how many messages the broker may have unacknowledged.
+    pub fn new(resume: &Resume, window: usize) -> Self {
+        Self {
+            session: resume.session,
+            remembered_max: window.max(REMEMBERED_MIN),
+            recent: VecDeque::new(),
+            known: resume.messages.iter().map(|(id, hash)| (*id, *hash)).collect(),
+            since_renewal: resume.messages.len(),
+        }
+    }
+
+    /// A connection stands; the broker does or does not remember our session.
+    pub fn connected(&mut self, session_present: bool) {
+        if session_present {
+            self.known.extend(self.recent.iter().map(|m| (m.id, m.hash)));
+        } else {
+            self.session += 1;
+            self.known.clear();
+            self.recent.clear();
+            self.since_renewal = 0;
+        }
+    }
+
+    /// Whether a message marked DUP is one that was taken already.
+    pub fn is_duplicate(&self, message: MessageId) -> bool {
+        self.known.get(&message.id) == Some(&message.hash) || self.recent.iter().rev().any(|m| *m == message)
+    }
+
+    /// A message was taken.
+    #[inline]
+    pub fn remember(&mut self, message: MessageId) {
+        if self.recent.len() >= self.remembered_max {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(message);
+        self.since_renewal += 1;
+        if !self.known.is_empty() {
+            // Its id has come round: the old one is acknowledged.
+            self.known.remove(&message.id);
+        }
+    }
+
+    /// The position of a batch that holds `messages`, all of them remembered before.
+    pub fn position(&mut self, messages: Vec<MessageId>) -> Position {
+        if messages.is_empty() {
+            return Position::None;
+        }
+        if self.since_renewal < RENEW_AFTER {
+            return Position::Messages { session: self.session, ids: messages };
+        }
+        self.session += 1;
+        self.since_renewal = self.recent.len();
+        self.known.clear();
+        Position::Messages { session: self.session, ids: self.recent.iter().copied().collect() }
+    }
+}
+
+/// Hash of topic and payload: the same on every machine.
+#[inline]
+pub fn hash(topic: &[u8], payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(topic), payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(id: u16, hash: u32) -> MessageId {
+        MessageId { id, hash }
+    }
+
+    fn take(table: &mut Redelivery, messages: &[MessageId]) -> Position {
+        messages.iter().for_each(|m| table.remember(*m));
+        table.position(messages.to_vec())
+    }
+
+    #[test]
+    fn a_recorded_message_is_known_after_a_restart() {
+        let mut resume = Resume::default();
+        let mut table = Redelivery::new(&resume, 1000);
+        table.connected(false);
+        resume.apply(&take(&mut table, &[message(1, 10), message(2, 20)]));
+        let mut table = Redelivery::new(&resume, 1000);
+        table.connected(true);
+        assert!(table.is_duplicate(message(2, 20)));
+        assert!(!table.is_duplicate(message(2, 21)), "another payload under the same id");
+        assert!(!table.is_duplicate(message(3, 10)));
+    }
+
+    #[test]
+    fn a_session_the_broker_has_forgotten_empties_the_table() {
+        let mut resume = Resume::default();
+        let mut table = Redelivery::new(&resume, 1000);
+        table.connected(false);
+        resume.apply(&take(&mut table, &[message(1, 10)]));
+        table.connected(false);
+        assert!(!table.is_duplicate(message(1, 10)));
+        resume.apply(&take(&mut table, &[message(7, 70)]));
+        assert_eq!(resume.messages.len(), 1);
+    }
+
+    #[test]
+    fn ids_that_come_round_are_not_taken_for_old_ones() {
+        let mut resume = Resume::default();
+        let mut table = Redelivery::new(&resume, 1000);
+        table.connected(false);
+        // The same payload under ids 1..=60 000, recorded in batches.
+        for start in (1..60_000_u32).step_by(100) {
+            let batch: Vec<_> = (start..start + 100).map(|id| message(id as u16, 42)).collect();
+            resume.apply(&take(&mut table, &batch));
+        }
+        let mut restarted = Redelivery::new(&resume, 1000);
+        restarted.connected(true);
+        for id in 59_001..=60_000 {
+            assert!(restarted.is_duplicate(message(id, 42)), "{id} is in the last window");
+        }
+        assert!(!restarted.is_duplicate(message(1, 42)), "an id about to be used again is forgotten");
+        assert!(resume.messages.len() <= RENEW_AFTER + 4096 + 100);
+    }
+}

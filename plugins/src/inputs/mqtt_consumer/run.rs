@@ -1,0 +1,380 @@
+//! The consumer at work: connect, subscribe, decode what comes, hand it over, acknowledge what is durable.
+//!
+//! Everything that is in the read buffer is decoded before anything is handed over, and what is handed over is one batch: at a high
+//! rate many messages share one, at a low rate each leaves at once, because then the socket has nothing more.
+
+use std::{collections::VecDeque, future::poll_fn, pin::pin, task::Poll};
+
+use weir_plugin_api::{
+    collector::{Collector, Refusal},
+    plugin::{BoxFuture, Decoder, InputContext, PluginError, Stop, StreamingInput},
+    position::MessageId,
+    ring::{Acknowledgements, Closed},
+};
+
+use super::{
+    Options, Reading,
+    redelivery::{self, Redelivery},
+    topics::Topics,
+};
+use crate::net::mqtt::{
+    Backoff, Settings,
+    connection::{Connection, ConnectionError, Incoming, until, write_subscribe},
+    wire::{self, Control, Publish, Version},
+};
+
+/// Why a connection is over.
+#[derive(Debug, thiserror::Error)]
+enum Over {
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error("the broker refuses every subscription")]
+    Unsubscribed,
+    #[error(transparent)]
+    Closed(#[from] Closed),
+}
+
+/// The input.
+pub(super) struct Consumer {
+    settings: Settings,
+    subscribed: Vec<String>,
+    qos: u8,
+    persistent: bool,
+    unacknowledged_max: usize,
+    reading: Reading,
+    table: Option<Redelivery>,
+    flow: Flow,
+}
+
+/// Messages on their way from the broker to durability.
+#[derive(Default)]
+struct Flow {
+    /// Packet ids whose points are in the collector, to be acknowledged with its batch.
+    open: Vec<u16>,
+    /// Those of them that the broker may repeat.
+    positions: Vec<MessageId>,
+    /// Handed over: number of the batch and packet id, in the order of arrival.
+    handed_over: VecDeque<(u64, u16)>,
+    /// The subscription was answered on some connection.
+    ever_subscribed: bool,
+}
+
+impl Consumer {
+    pub(super) fn new(settings: Settings, options: &Options, topics: Topics, decoder: Box<dyn Decoder>) -> Self {
+        Self {
+            settings,
+            subscribed: options.topics.clone(),
+            qos: options.qos.min(1),
+            persistent: options.persistent_session && options.qos > 0,
+            unacknowledged_max: usize::from(options.max_undelivered_messages),
+            reading: Reading { topics, decoder },
+            table: None,
+            flow: Flow::default(),
+        }
+    }
+
+    async fn consume(&mut self, context: &mut InputContext) -> Result<(), PluginError> {
+        let (mut backoff, mut turn) = (Backoff::default(), 0);
+        let mut table = self.table.take().unwrap_or_else(|| Redelivery::new(&context.resume, self.unacknowledged_max));
+        loop {
+            let server = self.settings.servers[turn % self.settings.servers.len()].clone();
+            turn += 1;
+            let opened = tokio::select! {
+                biased;
+                () = context.stop.requested() => break,
+                opened = Connection::open(&self.settings, &server, !self.persistent) => opened,
+            };
+            let over = match opened {
+                Err(error) => Over::Connection(error),
+                Ok(mut connection) => {
+                    let session_present = connection.broker.session_present;
+                    tracing::info!(input = %context.name, %server, version = ?connection.version, session_present, "connected");
+                    table.connected(session_present);
+                    let mut serving = Serving { consumer: self, table: &mut table, backoff: &mut backoff };
+                    let ended = serving.run(&mut connection, context).await;
+                    // The points in the collector are ours whatever became of the connection; the broker will repeat their messages.
+                    let handed_over = self.hand_over(&mut table, None, &mut context.collector).await;
+                    match ended.and_then(|()| handed_over.map_err(Over::from)) {
+                        Ok(()) => {
+                            connection.close().await;
+                            break;
+                        }
+                        Err(over) => over,
+                    }
+                }
+            };
+            self.flow.handed_over.clear();
+            if let Over::Closed(closed) = over {
+                return Err(closed.into());
+            }
+            let wait = backoff.next_wait();
+            tracing::warn!(input = %context.name, %server, reason = %over, retry_ms = wait.as_millis() as u64, "no connection to the broker");
+            tokio::select! {
+                biased;
+                () = context.stop.requested() => break,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        self.table = Some(table);
+        Ok(())
+    }
+
+    /// Hands the collector's points over, with the messages they came from. While the ring is full the broker is not read, so that it
+    /// slows down, but it still gets pings.
+    async fn hand_over(
+        &mut self,
+        table: &mut Redelivery,
+        mut connection: Option<&mut Connection>,
+        collector: &mut Collector,
+    ) -> Result<(), Closed> {
+        let position = table.position(std::mem::take(&mut self.flow.positions));
+        let mut sending = pin!(collector.flush(position));
+        let number = loop {
+            let ping = connection.as_ref().and_then(|c| c.deadline());
+            tokio::select! {
+                biased;
+                sent = &mut sending => break sent?,
+                () = until(ping) => {
+                    if let Some(connection) = &mut connection {
+                        connection.keep_alive_unread();
+                        // Whether it fails is found out at the next read.
+                        let _ = poll_fn(|cx| Poll::Ready(connection.poll_flush(cx))).await;
+                    }
+                }
+            }
+        };
+        self.flow.handed_over.extend(self.flow.open.drain(..).map(|id| (number, id)));
+        Ok(())
+    }
+}
+
+impl StreamingInput for Consumer {
+    fn run<'a>(&'a mut self, context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>> {
+        Box::pin(self.consume(context))
+    }
+}
+
+/// A consumer with a connection.
+struct Serving<'a> {
+    consumer: &'a mut Consumer,
+    table: &'a mut Redelivery,
+    backoff: &'a mut Backoff,
+}
+
+impl Serving<'_> {
+    /// Until the connection ends, or until a stop was requested and everything is acknowledged.
+    async fn run(&mut self, connection: &mut Connection, context: &mut InputContext) -> Result<(), Over> {
+        let acknowledgements = context.collector.acknowledgements();
+        self.subscribe(connection)?;
+        let mut looked_again = false;
+        while !context.stop.is_requested() {
+            let took = self.take(connection, context).await?;
+            self.acknowledge(connection, acknowledgements.now());
+            if self.may_read() && poll_fn(|cx| Poll::Ready(connection.poll_fill(cx))).await?.is_ready() {
+                looked_again = false;
+                continue;
+            }
+            if (took || !context.collector.is_empty()) && !looked_again {
+                // The reactor looks at the socket once more: what comes in this instant shares the batch.
+                looked_again = true;
+                tokio::task::yield_now().await;
+                continue;
+            }
+            self.hand_over(connection, &mut context.collector).await?;
+            self.wait(connection, &context.stop, &acknowledgements).await?;
+            looked_again = false;
+        }
+        self.hand_over(connection, &mut context.collector).await?;
+        self.finish(connection, &context.drained, &acknowledgements).await
+    }
+
+    /// Subscribes. An old broker sends retained messages again at each subscription, so it is asked once if it keeps the session.
+    fn subscribe(&mut self, connection: &mut Connection) -> Result<(), ConnectionError> {
+        let kept = connection.version == Version::V311 && connection.broker.session_present && self.consumer.flow.ever_subscribed;
+        if kept {
+            self.backoff.reset();
+            return Ok(());
+        }
+        write_subscribe(connection.version, &self.consumer.subscribed, self.consumer.qos, &mut connection.out)
+    }
+
+    fn may_read(&self) -> bool {
+        let flow = &self.consumer.flow;
+        flow.open.len() + flow.handed_over.len() < self.consumer.unacknowledged_max
+    }
+
+    /// Waits until there is something to do.
+    async fn wait(&mut self, connection: &mut Connection, stop: &Stop, acknowledgements: &Acknowledgements) -> Result<(), Over> {
+        let (may_read, next) = (self.may_read(), self.consumer.flow.handed_over.front().map(|(number, _)| *number));
+        let deadline = connection.deadline();
+        let due = tokio::select! {
+            biased;
+            () = stop.requested() => false,
+            reached = acknowledgements.reach(next.unwrap_or(0)), if next.is_some() => {
+                self.acknowledge(connection, reached?);
+                false
+            }
+            moved = poll_fn(|cx| if may_read { connection.poll_fill(cx) } else { connection.poll_write_out(cx) }) => {
+                moved?;
+                false
+            }
+            () = until(deadline) => true,
+        };
+        if due && may_read {
+            connection.keep_alive()?;
+        } else if due {
+            connection.keep_alive_unread();
+        }
+        Ok(())
+    }
+
+    /// After a stop: nothing is read any more, the acknowledgements still to come are sent.
+    async fn finish(&mut self, connection: &mut Connection, drained: &Stop, acknowledgements: &Acknowledgements) -> Result<(), Over> {
+        loop {
+            self.acknowledge(connection, acknowledgements.now());
+            connection.flush().await?;
+            let Some(next) = self.consumer.flow.handed_over.front().map(|(number, _)| *number) else { return Ok(()) };
+            let deadline = connection.deadline();
+            tokio::select! {
+                biased;
+                reached = acknowledgements.reach(next) => drop(reached?),
+                () = drained.requested() => {
+                    self.acknowledge(connection, acknowledgements.now());
+                    connection.flush().await?;
+                    return Ok(());
+                }
+                () = until(deadline) => connection.keep_alive_unread(),
+            }
+        }
+    }
+
+    /// Writes the acknowledgement of every message whose batch is durable.
+    fn acknowledge(&mut self, connection: &mut Connection, durable: u64) {
+        let handed_over = &mut self.consumer.flow.handed_over;
+        while let Some((number, id)) = handed_over.front()
+            && *number <= durable
+        {
+            wire::write_puback(*id, &mut connection.out);
+            handed_over.pop_front();
+        }
+    }
+
+    async fn hand_over(&mut self, connection: &mut Connection, collector: &mut Collector) -> Result<(), Over> {
+        Ok(self.consumer.hand_over(self.table, Some(connection), collector).await?)
+    }
+
+    /// Decodes every message that is wholly in the read buffer; whether there was any.
+    async fn take(&mut self, connection: &mut Connection, context: &mut InputContext) -> Result<bool, Over> {
+        let quarter = (self.consumer.unacknowledged_max / 4).max(1);
+        let mut took = false;
+        while let Some(incoming) = connection.next_packet()? {
+            let collector = &mut context.collector;
+            let mut rest = None;
+            match incoming {
+                Incoming::Publish(publish) => {
+                    took = true;
+                    rest = self.message(&publish, collector);
+                }
+                Incoming::TooLarge(publish, size) => {
+                    took = true;
+                    let topic = String::from_utf8_lossy(publish.topic);
+                    collector.refuse(Refusal::Size, format!("a message of {size} bytes on `{topic}` is larger than max_packet_size"), b"");
+                    self.taken(publish.id, None);
+                }
+                Incoming::Control(control) => self.control(control, &context.name)?,
+            }
+            while let Some(unread) = rest {
+                self.hand_over(connection, collector).await?;
+                rest = self.more(unread, collector);
+            }
+            if collector.is_full() || self.consumer.flow.open.len() >= quarter {
+                self.hand_over(connection, collector).await?;
+            }
+        }
+        Ok(took)
+    }
+
+    /// Decodes a message; gives back what did not fit into the collector.
+    #[inline]
+    fn message(&mut self, publish: &Publish<'_>, collector: &mut Collector) -> Option<Unread> {
+        let position = (self.consumer.persistent && publish.id != 0)
+            .then(|| MessageId { id: publish.id, hash: redelivery::hash(publish.topic, publish.payload) });
+        if publish.dup && position.is_some_and(|m| self.table.is_duplicate(m)) {
+            collector.counts().read += 1;
+            collector.counts().duplicate += 1;
+            self.taken(publish.id, None);
+            return None;
+        }
+        let reading = &mut self.consumer.reading;
+        let context = reading.topics.context(publish.topic, collector);
+        collector.set_context(context);
+        let used = reading.decoder.decode(publish.payload, collector);
+        if used < publish.payload.len() {
+            return Some(Unread { payload: publish.payload[used..].to_vec(), at: 0, id: publish.id, position });
+        }
+        self.taken(publish.id, position);
+        None
+    }
+
+    /// Goes on with a message that was larger than a batch.
+    fn more(&mut self, mut unread: Unread, collector: &mut Collector) -> Option<Unread> {
+        let left = &unread.payload[unread.at..];
+        let used = self.consumer.reading.decoder.decode(left, collector);
+        if used < left.len() {
+            if used > 0 || collector.is_full() {
+                unread.at += used;
+                return Some(unread);
+            }
+            collector.refuse(Refusal::Parse, "the rest of a message can't be read", left);
+        }
+        self.taken(unread.id, unread.position);
+        None
+    }
+
+    /// A message is wholly in the collector, or counted there.
+    #[inline]
+    fn taken(&mut self, id: u16, position: Option<MessageId>) {
+        if id == 0 {
+            return;
+        }
+        self.consumer.flow.open.push(id);
+        if let Some(position) = position {
+            self.table.remember(position);
+            self.consumer.flow.positions.push(position);
+        }
+    }
+
+    fn control(&mut self, control: Control, input: &str) -> Result<(), Over> {
+        match control {
+            Control::SubAck(answers) => self.subscribed(&answers, input),
+            Control::Disconnect(reason) => Err(ConnectionError::Disconnected(reason).into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn subscribed(&mut self, answers: &[Result<u8, String>], input: &str) -> Result<(), Over> {
+        for (topic, answer) in self.consumer.subscribed.iter().zip(answers) {
+            match answer {
+                Err(reason) => tracing::error!(input, topic, reason, "the broker refuses a subscription"),
+                Ok(qos) if *qos < self.consumer.qos => {
+                    tracing::warn!(input, topic, granted = qos, "the broker grants less than the qos asked for: messages can get lost");
+                }
+                Ok(_) => {}
+            }
+        }
+        if answers.iter().all(Result::is_err) {
+            return Err(Over::Unsubscribed);
+        }
+        self.consumer.flow.ever_subscribed = true;
+        self.backoff.reset();
+        Ok(())
+    }
+}
+
+/// What is left of a message that did not fit into one batch.
+struct Unread {
+    payload: Vec<u8>,
+    at: usize,
+    id: u16,
+    position: Option<MessageId>,
+}

@@ -1,0 +1,163 @@
+//! MQTT for the input, the output and the action: options they share, one connection, and a publisher on top of it.
+//!
+//! The packets are rumqttc's; the connection is our own, because acknowledgements must leave in one write per commit and because a
+//! packet that is too large must cost only itself.
+
+use std::{
+    hash::{BuildHasher, Hasher},
+    sync::Arc,
+    time::Duration,
+};
+
+use weir_plugin_api::options::{Secret, Section};
+
+use super::tls::{self, TlsOptions};
+
+pub mod address;
+pub mod connection;
+pub mod wire;
+
+use address::Address;
+use wire::Version;
+
+weir_plugin_api::choice! {
+    /// Version of MQTT.
+    pub enum Protocol {
+        /// Version 3.1.1.
+        V311 = "3.1.1",
+        /// Version 5.
+        V5 = "5",
+    }
+}
+
+impl From<Protocol> for Version {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::V311 => Self::V311,
+            Protocol::V5 => Self::V5,
+        }
+    }
+}
+
+/// What a connection needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Brokers, tried in turn.
+    pub servers: Vec<Address>,
+    /// Our name at the broker.
+    pub client_id: String,
+    /// User and password.
+    pub login: Option<(String, Secret)>,
+    /// TLS, for the servers that want it.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Version to speak; `None`: 5, and 3.1.1 where that is refused.
+    pub version: Option<Version>,
+    /// From the first packet of TCP to the broker's answer.
+    pub connection_timeout: Duration,
+    /// A packet at least this often; zero: never by itself.
+    pub keepalive: Duration,
+    /// How long the answer to a ping may take.
+    pub ping_timeout: Duration,
+    /// Messages the broker may send before they are acknowledged (version 5).
+    pub receive_max: Option<u16>,
+    /// Largest packet taken, bytes.
+    pub packet_max: usize,
+    /// Seconds the broker keeps our session after a disconnection (version 5), `u32::MAX` for ever.
+    pub session_expiry: Option<u32>,
+}
+
+/// Reads the addresses in `servers`; each bad one is reported.
+pub fn servers(section: &Section<'_>, servers: &[String]) -> Option<Vec<Address>> {
+    if servers.is_empty() {
+        section.error_at("servers", "`servers` names no broker");
+        return None;
+    }
+    let mut addresses = Vec::new();
+    for (i, text) in servers.iter().enumerate() {
+        match Address::parse(text) {
+            Ok(address) => addresses.push(address),
+            Err(error) => section.error_at("servers", format!("`servers` element {}: {error}", i + 1)),
+        }
+    }
+    (addresses.len() == servers.len()).then_some(addresses)
+}
+
+/// The TLS configuration the servers need: from the options, or the system's where an address wants TLS without any.
+/// TLS options that no address makes use of are reported.
+pub fn tls(section: &Section<'_>, options: &TlsOptions, servers: &[Address]) -> Option<Option<Arc<rustls::ClientConfig>>> {
+    if !servers.iter().any(|s| s.tls) {
+        if options.is_set() {
+            section.warn_at("servers", "TLS options are set, but no server has an ssl:// address: the connection is not encrypted");
+        }
+        return Some(None);
+    }
+    match tls::required_client_config(options) {
+        Ok(config) => Some(Some(config)),
+        Err(error) => {
+            section.error_at("tls_ca", error.0);
+            None
+        }
+    }
+}
+
+/// User and password as one; a password alone is reported, because version 3.1.1 can't send it.
+pub fn login(section: &Section<'_>, username: Option<String>, password: Option<Secret>) -> Option<Option<(String, Secret)>> {
+    match (username.filter(|u| !u.is_empty()), password.filter(|p| !p.is_empty())) {
+        (None, None) => Some(None),
+        (Some(user), password) => Some(Some((user, password.unwrap_or_default()))),
+        (None, Some(_)) => {
+            section.error_at("password", "`password` needs `username`");
+            None
+        }
+    }
+}
+
+/// The client id of the options, or one that nobody else has.
+pub fn client_id(configured: &str) -> String {
+    if !configured.is_empty() {
+        return configured.to_owned();
+    }
+    // The standard library's only source of randomness: the keys of its hash maps.
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    format!("weir-{random:016x}")
+}
+
+/// Back-off between attempts to connect: doubled each time up to a minute, with jitter so that a fleet does not return in step.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// How long to wait after one more failure.
+    pub fn next_wait(&mut self) -> Duration {
+        let full = Duration::from_millis(500 << self.failures.min(7)).min(Duration::from_secs(60));
+        self.failures += 1;
+        let random = std::hash::RandomState::new().build_hasher().finish() % 1000;
+        full.mul_f64(0.5 + random as f64 / 2000.0)
+    }
+
+    /// The connection stands.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_back_off_grows_and_stays_below_a_minute() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<_> = (0..12).map(|_| backoff.next_wait()).collect();
+        assert!(waits[0] <= Duration::from_millis(500));
+        assert!(waits[11] >= Duration::from_secs(30) && waits[11] <= Duration::from_secs(60));
+    }
+
+    #[test]
+    fn two_clients_without_a_name_get_different_ones() {
+        assert_ne!(client_id(""), client_id(""));
+        assert_eq!(client_id("me"), "me");
+    }
+}
