@@ -75,6 +75,7 @@ impl Consumer {
 
     async fn consume(&mut self, context: &mut InputContext) -> Result<(), PluginError> {
         let (mut backoff, mut turn) = (Backoff::default(), 0);
+        self.reading.topics.reset();
         let mut table = self.table.take().unwrap_or_else(|| Redelivery::new(&context.resume, self.unacknowledged_max));
         loop {
             let server = self.settings.servers[turn % self.settings.servers.len()].clone();

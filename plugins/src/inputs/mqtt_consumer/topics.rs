@@ -96,6 +96,12 @@ impl Topics {
         Self { tag, rules, known: HashMap::with_hasher(FixedState::default()), first: None }
     }
 
+    /// Forgets what was learnt: contexts belong to one collector.
+    pub fn reset(&mut self) {
+        self.known.clear();
+        self.first = None;
+    }
+
     /// The collector's context for a topic.
     #[inline]
     pub fn context(&mut self, topic: &[u8], collector: &mut Collector) -> Context {

@@ -1,0 +1,461 @@
+//! The MQTT input against a real broker: what is acknowledged when, what is repeated, what a bad message costs.
+#![cfg(all(feature = "input-mqtt_consumer", feature = "codec-value"))]
+#![allow(clippy::unwrap_used)]
+
+use std::{io::Write, time::Duration};
+
+use support::{Mosquitto, build, eventually, text, texts};
+use tokio::task::JoinHandle;
+use weir_plugin_api::{
+    Position, Resume,
+    collector::Shape,
+    options::Item,
+    plugin::{AnyInput, PluginError, Stop, StreamingInput},
+    testing::{self, Receiver},
+};
+use weir_plugins::inputs::mqtt_consumer;
+
+mod support;
+
+type Options<'a> = Vec<(&'a str, Item)>;
+
+/// A consumer at work and the core's end of its ring.
+struct Running {
+    receiver: Receiver,
+    stop: Stop,
+    drained: Stop,
+    lines: Vec<String>,
+    task: JoinHandle<(Result<(), PluginError>, Box<dyn StreamingInput>)>,
+}
+
+impl Running {
+    fn start(options: Options<'_>, resume: Resume) -> Self {
+        let built = build(&mqtt_consumer::ENTRY, options).unwrap();
+        let AnyInput::Streaming(input) = built.input else { panic!("a streaming input") };
+        Self::go(input, resume)
+    }
+
+    fn go(mut input: Box<dyn StreamingInput>, resume: Resume) -> Self {
+        let (collector, receiver, _) = testing::collector_with(Shape::default(), 16);
+        let mut context = testing::context(collector, resume);
+        let (stop, drained) = (context.stop.clone(), context.drained.clone());
+        let task = tokio::spawn(async move { (input.run(&mut context).await, input) });
+        Self { receiver, stop, drained, lines: Vec::new(), task }
+    }
+
+    async fn lines(&mut self, count: usize) -> &[String] {
+        let (receiver, lines) = (&mut self.receiver, &mut self.lines);
+        eventually(&format!("{count} points"), || {
+            lines.extend(receiver.take());
+            lines.len() >= count
+        })
+        .await;
+        &self.lines
+    }
+
+    async fn counted(&mut self, what: &str, mut condition: impl FnMut(&weir_plugin_api::InputCounts) -> bool) {
+        let (receiver, lines) = (&mut self.receiver, &mut self.lines);
+        eventually(what, || {
+            lines.extend(receiver.take());
+            condition(&receiver.counts)
+        })
+        .await;
+    }
+
+    /// Everything recorded so far folded together, as the journal would.
+    fn resume(&self) -> Resume {
+        let mut resume = Resume::default();
+        self.receiver.positions.iter().for_each(|p| resume.apply(p));
+        resume
+    }
+
+    /// A crash: the task and its connection go without a word.
+    async fn crash(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
+    async fn stop(mut self) -> (Receiver, Vec<String>) {
+        self.stop.request();
+        let (receiver, lines, task) = (&mut self.receiver, &mut self.lines, &self.task);
+        eventually("the input's end", || {
+            lines.extend(receiver.take());
+            task.is_finished()
+        })
+        .await;
+        self.task.await.unwrap().0.unwrap();
+        (self.receiver, self.lines)
+    }
+}
+
+fn options<'a>(broker: &Mosquitto, extra: Options<'a>) -> Options<'a> {
+    let mut options = vec![("servers", texts(&[&broker.url()])), ("data_format", text("value")), ("data_type", text("float"))];
+    options.retain(|(k, _)| !extra.iter().any(|(e, _)| e == k));
+    if !extra.iter().any(|(k, _)| *k == "topics") {
+        options.push(("topics", texts(&["sensors/#"])));
+    }
+    options.extend(extra);
+    options
+}
+
+fn persistent<'a>(broker: &Mosquitto, mut extra: Options<'a>) -> Options<'a> {
+    extra.extend([("qos", Item::Int(1)), ("persistent_session", Item::Bool(true)), ("client_id", text("gateway"))]);
+    options(broker, extra)
+}
+
+async fn subscribed(broker: &Mosquitto) {
+    eventually("a subscription", || broker.log().contains("Sending SUBACK")).await;
+}
+
+#[tokio::test]
+async fn messages_become_points_with_their_topic() {
+    let broker = Mosquitto::start();
+    let mut running = Running::start(options(&broker, vec![]), Resume::default());
+    subscribed(&broker).await;
+    broker.publish("sensors/a/temperature", b"21.5");
+    broker.publish("sensors/b", b"7");
+    assert_eq!(running.lines(2).await, ["test,topic=sensors/a/temperature value=21.5 ?", "test,topic=sensors/b value=7 ?"]);
+    assert!(broker.log().contains("p5, c1"), "version 5, clean start");
+    let (receiver, _) = running.stop().await;
+    assert_eq!(receiver.partitions.iter().map(|p| &**p).collect::<Vec<_>>(), ["sensors/a/temperature", "sensors/b"]);
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_before_it_is_durable() {
+    let broker = Mosquitto::start();
+    let mut running = Running::start(persistent(&broker, vec![]), Resume::default());
+    running.receiver.acknowledge = false;
+    subscribed(&broker).await;
+    broker.publish_lines("sensors/a", "1\n2\n3\n");
+    running.lines(3).await;
+    assert!(!broker.log().contains("Received PUBACK from gateway"));
+    running.receiver.ring.acknowledge(u64::MAX);
+    eventually("three acknowledgements", || broker.log().matches("Received PUBACK from gateway").count() == 3).await;
+    running.receiver.acknowledge = true;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_recorded_but_not_acknowledged_is_recognised_after_a_crash() {
+    for protocol in ["5", "3.1.1"] {
+        let broker = Mosquitto::start();
+        let extra = || vec![("protocol", text(protocol))];
+        let mut running = Running::start(persistent(&broker, extra()), Resume::default());
+        running.receiver.acknowledge = false;
+        subscribed(&broker).await;
+        broker.publish_lines("sensors/a", "1\n2\n3\n");
+        running.lines(3).await;
+        let resume = running.resume();
+        running.crash().await;
+        // Published while nobody is there, one with the value of an earlier one.
+        broker.publish_lines("sensors/a", "4\n3\n");
+        let mut running = Running::start(persistent(&broker, extra()), resume.clone());
+        assert_eq!(running.lines(2).await, ["test,topic=sensors/a value=4 ?", "test,topic=sensors/a value=3 ?"], "{protocol}");
+        running.counted("three duplicates", |c| c.duplicate == 3).await;
+        let (mut receiver, lines) = running.stop().await;
+        assert_eq!(receiver.take().len() + lines.len(), 2);
+        assert_eq!(receiver.counts.read, 5);
+        assert!(receiver.positions.iter().all(|p| matches!(p, Position::Messages { session, .. } if *session == resume.session)));
+        eventually("all five are acknowledged", || broker.log().matches("Received PUBACK from gateway").count() == 5).await;
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_forgot_the_session_clears_the_table() {
+    let mut broker = Mosquitto::start();
+    let mut running = Running::start(persistent(&broker, vec![]), Resume::default());
+    subscribed(&broker).await;
+    broker.publish("sensors/a", b"1");
+    running.lines(1).await;
+    let before = running.resume();
+    broker.kill();
+    std::fs::remove_file(broker.directory.path().join("mosquitto.db")).ok();
+    std::fs::remove_file(broker.directory.path().join("log")).unwrap();
+    broker.start_again();
+    subscribed(&broker).await;
+    broker.publish("sensors/a", b"1");
+    running.lines(2).await;
+    let after = running.resume();
+    assert_eq!(after.session, before.session + 1);
+    assert_eq!(after.messages.len(), 1);
+    assert_eq!(running.receiver.counts.duplicate, 0);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_restart_loses_nothing_and_counts_nothing_twice() {
+    let mut broker = Mosquitto::start();
+    let mut running = Running::start(persistent(&broker, vec![]), Resume::default());
+    running.receiver.acknowledge = false;
+    subscribed(&broker).await;
+    broker.publish_lines("sensors/a", &(0..200).map(|i| format!("{i}\n")).collect::<String>());
+    running.lines(200).await;
+    broker.stop();
+    broker.start_again();
+    running.receiver.acknowledge = true;
+    running.receiver.ring.acknowledge(u64::MAX);
+    broker.publish_lines("sensors/a", &(200..300).map(|i| format!("{i}\n")).collect::<String>());
+    let mut values: Vec<f64> =
+        running.lines(300).await.iter().map(|l| l.split("value=").nth(1).unwrap().trim_end_matches(" ?").parse().unwrap()).collect();
+    values.sort_by(f64::total_cmp);
+    assert_eq!(values, (0..300).map(f64::from).collect::<Vec<_>>());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_agent_starts_while_the_broker_is_down() {
+    let mut broker = Mosquitto::start();
+    broker.kill();
+    let mut running = Running::start(options(&broker, vec![]), Resume::default());
+    std::fs::remove_file(broker.directory.path().join("log")).unwrap();
+    broker.start_again();
+    subscribed(&broker).await;
+    broker.publish("sensors/a", b"1");
+    running.lines(1).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_next_server_is_tried_when_the_first_is_down() {
+    let broker = Mosquitto::start();
+    let nowhere = format!("tcp://127.0.0.1:{}", support::free_port());
+    let servers = texts(&[&nowhere, &broker.url()]);
+    let mut running = Running::start(options(&broker, vec![("servers", servers)]), Resume::default());
+    subscribed(&broker).await;
+    broker.publish("sensors/a", b"1");
+    running.lines(1).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn unreadable_messages_cost_only_themselves() {
+    let broker = Mosquitto::start();
+    let mut running = Running::start(persistent(&broker, vec![]), Resume::default());
+    subscribed(&broker).await;
+    for payload in [&b"not a number"[..], b"\xff\xfe\x00", b"", b"21.5"] {
+        broker.publish("sensors/a", payload);
+    }
+    running.lines(1).await;
+    running.counted("the bad ones", |c| c.refused_parse >= 2).await;
+    eventually("all are acknowledged", || broker.log().matches("Received PUBACK from gateway").count() == 4).await;
+    let (_, lines) = running.stop().await;
+    assert_eq!(lines, ["test,topic=sensors/a value=21.5 ?"]);
+}
+
+#[tokio::test]
+async fn a_message_over_the_limit_is_stepped_over_on_an_old_broker() {
+    let broker = Mosquitto::start();
+    let extra = vec![("protocol", text("3.1.1")), ("max_packet_size", Item::Int(100_000))];
+    let mut running = Running::start(persistent(&broker, extra), Resume::default());
+    subscribed(&broker).await;
+    broker.publish("sensors/big", &vec![b'1'; 10_000_000]);
+    broker.publish("sensors/a", b"1");
+    running.lines(1).await;
+    running.counted("one refused for its size", |c| c.refused_size == 1).await;
+    eventually("both are acknowledged", || broker.log().matches("Received PUBACK from gateway").count() == 2).await;
+    assert_eq!(broker.log().matches(" as gateway (").count(), 1, "no reconnection");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_broker_keeps_messages_over_the_limit_back() {
+    let broker = Mosquitto::start();
+    let extra = vec![("protocol", text("5")), ("max_packet_size", Item::Int(100_000))];
+    let mut running = Running::start(persistent(&broker, extra), Resume::default());
+    subscribed(&broker).await;
+    broker.publish("sensors/big", &vec![b'1'; 1_000_000]);
+    broker.publish("sensors/a", b"1");
+    assert_eq!(running.lines(1).await, ["test,topic=sensors/a value=1 ?"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn ten_megabytes_are_taken_if_allowed() {
+    let broker = Mosquitto::start();
+    let extra = vec![("max_packet_size", text("16MiB")), ("data_type", text("string"))];
+    let mut running = Running::start(options(&broker, extra), Resume::default());
+    subscribed(&broker).await;
+    broker.publish("sensors/big", &vec![b'x'; 10_000_000]);
+    assert!(running.lines(1).await[0].len() > 10_000_000);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_shared_subscription_parts_the_messages() {
+    let broker = Mosquitto::start();
+    let shared = || vec![("topics", texts(&["$share/weir/sensors/#"])), ("qos", Item::Int(1))];
+    let mut one = Running::start(options(&broker, shared()), Resume::default());
+    let mut two = Running::start(options(&broker, shared()), Resume::default());
+    eventually("both subscriptions", || broker.log().matches("Sending SUBACK").count() == 2).await;
+    broker.publish_lines("sensors/a", &"1\n".repeat(50));
+    eventually("fifty in all", || {
+        let (a, b) = (one.receiver.take(), two.receiver.take());
+        one.lines.extend(a);
+        two.lines.extend(b);
+        one.lines.len() + two.lines.len() == 50
+    })
+    .await;
+    assert!(!one.lines.is_empty() && !two.lines.is_empty());
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn tls_is_verified() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cert, key) = support::certificate(directory.path());
+    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    let broker = Mosquitto::in_directory(directory, &format!("certfile {cert}\nkeyfile {key}"));
+    let url = format!("ssl://127.0.0.1:{}", broker.port);
+    let with = |extra: Options<'static>| {
+        let mut all = vec![("servers", texts(&[&url]))];
+        all.extend(extra);
+        options(&broker, all)
+    };
+    // The system's authorities do not know it; a name it does not carry is refused as well.
+    let strangers = Running::start(with(vec![]), Resume::default());
+    let misnamed = Running::start(with(vec![("tls_ca", text(&cert)), ("tls_server_name", text("elsewhere.example"))]), Resume::default());
+    eventually("both are turned away", || broker.log().to_lowercase().matches("alert").count() >= 2).await;
+    assert!(!broker.log().contains("New client connected"));
+    let named = Running::start(with(vec![("tls_ca", text(&cert)), ("tls_server_name", text("broker.example"))]), Resume::default());
+    let trusting = Running::start(with(vec![("insecure_skip_verify", Item::Bool(true))]), Resume::default());
+    let mut plain = Running::start(with(vec![("tls_ca", text(&cert))]), Resume::default());
+    eventually("three subscriptions", || broker.log().matches("Sending SUBACK").count() == 3).await;
+    broker.publish_with("sensors/a", b"1", &["--cafile", &cert]);
+    plain.lines(1).await;
+    for running in [strangers, misnamed, named, trusting, plain] {
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn user_and_password_open_the_door() {
+    let directory = tempfile::tempdir().unwrap();
+    let passwords = directory.path().join("passwords");
+    let status =
+        std::process::Command::new("mosquitto_passwd").args(["-c", "-b"]).arg(&passwords).args(["weir", "secret"]).status().unwrap();
+    assert!(status.success());
+    let broker = Mosquitto::in_directory(directory, "allow_anonymous false\npassword_file {dir}/passwords");
+    let login = |password: &str| vec![("username", text("weir")), ("password", text(password))];
+    let wrong = Running::start(options(&broker, login("wrong")), Resume::default());
+    eventually("a refusal", || broker.log().contains("not authorised")).await;
+    let mut right = Running::start(options(&broker, login("secret")), Resume::default());
+    subscribed(&broker).await;
+    broker.publish_with("sensors/a", b"1", &["-u", "weir", "-P", "secret"]);
+    right.lines(1).await;
+    right.stop().await;
+    wrong.stop().await;
+}
+
+#[tokio::test]
+async fn a_stopped_input_leaves_the_rest_to_the_broker_and_still_acknowledges() {
+    let broker = Mosquitto::start();
+    let mut running = Running::start(persistent(&broker, vec![]), Resume::default());
+    running.receiver.acknowledge = false;
+    subscribed(&broker).await;
+    broker.publish("sensors/a", b"1");
+    running.lines(1).await;
+    running.stop.request();
+    broker.publish("sensors/a", b"2");
+    assert!(!running.task.is_finished(), "an acknowledgement is still to come");
+    running.receiver.ring.acknowledge(u64::MAX);
+    eventually("the acknowledgement", || broker.log().contains("Received PUBACK from gateway")).await;
+    running.drained.request();
+    let (result, input) = running.task.await.unwrap();
+    result.unwrap();
+    assert!(broker.log().contains("Received DISCONNECT from gateway"));
+    let mut again = Running::go(input, Resume::default());
+    assert_eq!(again.lines(1).await, ["test,topic=sensors/a value=2 ?"]);
+    again.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_ring_slows_the_broker_down_and_loses_nothing() {
+    let broker = Mosquitto::start();
+    let mut running = Running::start(persistent(&broker, vec![("max_undelivered_messages", Item::Int(40))]), Resume::default());
+    running.receiver.acknowledge = false;
+    subscribed(&broker).await;
+    broker.publish_lines("sensors/a", &"1\n".repeat(2000));
+    running.lines(40).await;
+    assert_eq!(running.receiver.take().len(), 0, "the window is full");
+    running.receiver.acknowledge = true;
+    running.receiver.ring.acknowledge(u64::MAX / 2);
+    running.lines(2000).await;
+    let (receiver, lines) = running.stop().await;
+    assert_eq!((receiver.counts.read, lines.len()), (2000, 2000));
+}
+
+#[tokio::test]
+async fn an_old_broker_is_spoken_to_in_its_version() {
+    // A listener that knows 3.1.1 only: it answers a version 5 CONNECT with code 1, then takes the older one.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let versions = std::thread::spawn(move || {
+        let mut versions = Vec::new();
+        for answer in
+            [&[0x20, 2, 0, 1][..], &[0x20, 2, 0, 0, 0x90, 3, 0, 1, 0, 0x30, 10, 0, 7, b's', b'e', b'n', b's', b'o', b'r', b's', b'8']]
+        {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; 9];
+            std::io::Read::read_exact(&mut stream, &mut head).unwrap();
+            versions.push(head[8]);
+            stream.write_all(answer).unwrap();
+            if versions.len() == 2 {
+                // Held open until the other side has said goodbye.
+                let _ = std::io::copy(&mut stream, &mut std::io::sink());
+            }
+        }
+        versions
+    });
+    let options = vec![
+        ("servers", texts(&[&format!("tcp://127.0.0.1:{port}")])),
+        ("topics", texts(&["sensors"])),
+        ("data_format", text("value")),
+        ("data_type", text("float")),
+    ];
+    let mut running = Running::start(options, Resume::default());
+    assert_eq!(running.lines(1).await, ["test,topic=sensors value=8 ?"]);
+    running.stop().await;
+    assert_eq!(versions.join().unwrap(), [5, 4]);
+}
+
+#[tokio::test]
+async fn a_broker_that_says_nonsense_is_left_and_tried_again() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let options = vec![
+        ("servers", texts(&[&format!("tcp://127.0.0.1:{port}")])),
+        ("topics", texts(&["sensors"])),
+        ("data_format", text("value")),
+        ("protocol", text("5")),
+    ];
+    let running = Running::start(options, Resume::default());
+    for nonsense in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b"\x20\xff\xff\xff\xff\xff", b"\x30\x00", b"\x00"] {
+        use tokio::io::AsyncWriteExt;
+        let (mut stream, _) = tokio::time::timeout(Duration::from_secs(20), listener.accept()).await.unwrap().unwrap();
+        stream.write_all(nonsense).await.unwrap();
+    }
+    running.stop().await;
+}
+
+#[test]
+fn wrong_options_are_all_reported() {
+    let errors = build(
+        &mqtt_consumer::ENTRY,
+        vec![
+            ("servers", texts(&["http://x", "ws://y"])),
+            ("topics", texts(&["a/#/b"])),
+            ("qos", Item::Int(3)),
+            ("persistent_session", Item::Bool(true)),
+            ("data_format", text("value")),
+            ("client_trace", Item::Bool(true)),
+        ],
+    )
+    .err()
+    .unwrap();
+    for expected in
+        ["element 1: unknown scheme", "websockets", "`#` stands alone", "`qos` must be 0, 1 or 2", "needs `client_id`", "client_trace"]
+    {
+        assert!(errors.iter().any(|e| e.contains(expected)), "{expected}: {errors:?}");
+    }
+}
