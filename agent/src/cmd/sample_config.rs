@@ -8,7 +8,7 @@ use clap::Args;
 use weir_plugin_api::{filter::Filter, options::OptionSpec};
 
 use super::{DONE, WRONG, print};
-use crate::config::{operators, plugins, sections};
+use crate::config::{operators, plugins, registry::Registry, sections};
 
 /// `weir sample-config`.
 #[derive(Args, Debug)]
@@ -57,6 +57,7 @@ pub struct Sample {
 
 /// Every plugin of this build.
 pub fn all() -> Vec<Sample> {
+    let registry = Registry::of_this_build();
     let mut samples = Vec::new();
     let with_filters = |mut specs: Vec<OptionSpec>| {
         specs.extend(Filter::specs());
@@ -76,9 +77,9 @@ pub fn all() -> Vec<Sample> {
             }
         };
     }
-    add!("inputs", weir_plugins::inputs::all(), with_filters(plugins::InputCommon::specs()));
-    add!("outputs", weir_plugins::outputs::all(), with_filters(plugins::OutputCommon::specs()));
-    add!("actions", weir_plugins::actions::all(), plugins::ActionCommon::specs());
+    add!("inputs", registry.inputs, with_filters(plugins::InputCommon::specs()));
+    add!("outputs", registry.outputs, with_filters(plugins::OutputCommon::specs()));
+    add!("actions", registry.actions, plugins::ActionCommon::specs());
     samples.sort_by_key(|s| (["inputs", "outputs", "actions"].iter().position(|k| *k == s.kind), s.name));
     samples
 }
@@ -126,7 +127,7 @@ fn example(spec: &OptionSpec) -> String {
         "number" => "0.0".into(),
         "duration" => "\"10s\"".into(),
         "size" => "\"1MiB\"".into(),
-        "array" => "[]".into(),
+        "array" | "tables" => "[]".into(),
         "table" => "{}".into(),
         "expression" => "\"temperature > 80\"".into(),
         _ => word.map_or_else(|| "\"\"".into(), |word| format!("\"{word}\"")),

@@ -7,6 +7,7 @@ use weir_plugin_api::options::{Diagnostic, Diagnostics, Item, Place, Section, Se
 use super::{
     Environment,
     merge::Single,
+    registry::Registry,
     report::{File, name_place},
 };
 
@@ -18,6 +19,8 @@ pub struct Context<'a> {
     pub files: &'a [File],
     /// The world.
     pub environment: &'a dyn Environment,
+    /// The plugins there are.
+    pub registry: &'a Registry,
     /// A file could not be read or parsed: what others refer to may stand in it, so unknown names are not reported.
     pub incomplete: bool,
 }

@@ -1,9 +1,9 @@
 //! What of a configuration must never be shown: which literals hold a secret, and how a line looks without them.
 //!
-//! Two nets, because a broken file has no tree to ask: the values of keys that sound like secrets, by their place in the tree, and the
-//! same by how a line reads. Keys are compared with room for typing errors: `pasword = "…"` is an unknown option with a secret in it.
+//! Two nets, because a broken file has no tree to ask: the values of keys that sound like secrets or that a plugin declares to be, by
+//! their place in the tree, and those that sound so by how a line reads. Keys are compared with room for typing errors: `pasword = "…"` is an unknown option with a secret in it.
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use weir_plugin_api::options::{Item, Node, Place, Table, nearest};
 
@@ -26,32 +26,45 @@ pub fn is_secret(key: &str) -> bool {
     })
 }
 
-/// Places of the literals below `table` that hold secrets, and their texts.
-pub fn secrets(table: &Table, text: &str, places: &mut Vec<Place>, values: &mut Vec<String>) {
-    for (key, _, node) in &table.entries {
-        let hide = is_secret(key) || key == "headers";
-        below(node, hide, text, places, values);
-    }
+/// Which literals of a file hold secrets.
+pub struct Secrets<'a> {
+    /// Text of the file.
+    pub text: &'a str,
+    /// Options that plugins declare as secrets.
+    pub declared: &'a BTreeSet<&'static str>,
+    /// Where they stand.
+    pub places: &'a mut Vec<Place>,
+    /// What they are.
+    pub values: &'a mut Vec<String>,
 }
 
-fn below(node: &Node, hide: bool, text: &str, places: &mut Vec<Place>, values: &mut Vec<String>) {
-    match &node.item {
-        Item::Table(table) if hide => table.entries.iter().for_each(|(_, _, node)| below(node, true, text, places, values)),
-        Item::Table(table) => secrets(table, text, places, values),
-        Item::Array(items) => items.iter().for_each(|item| below(item, hide, text, places, values)),
-        Item::Bool(_) => {}
-        // A default in a reference may be a secret of its own.
-        Item::Text(value) => {
-            let literal = text.get(node.place.span.clone()).unwrap_or_default();
-            if hide || (literal.contains("${") && literal.contains(":-")) {
-                places.push(node.place.clone());
-            }
-            if hide {
-                values.push(value.clone());
-            }
+impl Secrets<'_> {
+    /// Collects those below `table`.
+    pub fn collect(&mut self, table: &Table) {
+        for (key, _, node) in &table.entries {
+            let hide = is_secret(key) || key.ends_with("headers") || self.declared.contains(key.as_str());
+            self.below(node, hide);
         }
-        Item::Int(_) | Item::Float(_) if hide => places.push(node.place.clone()),
-        Item::Int(_) | Item::Float(_) => {}
+    }
+
+    fn below(&mut self, node: &Node, hide: bool) {
+        match &node.item {
+            Item::Table(table) if hide => table.entries.iter().for_each(|(_, _, node)| self.below(node, true)),
+            Item::Table(table) => self.collect(table),
+            Item::Array(items) => items.iter().for_each(|item| self.below(item, hide)),
+            Item::Text(value) => {
+                // A default in a reference may be a secret of its own.
+                let literal = self.text.get(node.place.span.clone()).unwrap_or_default();
+                if hide || (literal.contains("${") && literal.contains(":-")) {
+                    self.places.push(node.place.clone());
+                }
+                if hide {
+                    self.values.push(value.clone());
+                }
+            }
+            Item::Int(_) | Item::Float(_) if hide => self.places.push(node.place.clone()),
+            Item::Int(_) | Item::Float(_) | Item::Bool(_) => {}
+        }
     }
 }
 
@@ -64,7 +77,9 @@ pub fn by_reading(line: &str, owner: Option<&str>) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     for (at, _) in line.match_indices(['=', ':']) {
         let before = line[..at].trim_end().trim_end_matches(['"', '\'']);
-        let start = before.rfind(|c: char| !c.is_ascii_alphanumeric() && !"_-".contains(c)).map_or(0, |i| i + 1);
+        let start = before
+            .rfind(|c: char| !c.is_ascii_alphanumeric() && !"_-".contains(c))
+            .map_or(0, |i| i + before[i..].chars().next().map_or(1, char::len_utf8));
         if is_secret(&before[start..]) {
             let value = at + 1 + (line[at + 1..].len() - line[at + 1..].trim_start().len());
             ranges.push(value..value_end(line, value));
@@ -152,6 +167,7 @@ mod tests {
         assert_eq!(hidden("a = {token=\"x y\", qos = 1"), "a = {token=•••, qos = 1");
         assert_eq!(hidden("url = \"http://me:pw@host/x?token=abc&q=1\""), "url = \"http://•••@host/x?token=•••&q=1\"");
         assert_eq!(hidden("qos = 3"), "qos = 3");
+        assert_eq!(hidden("\u{fffc}: x"), "\u{fffc}: x");
         assert_eq!(by_reading("hunter2", Some("password = \"\"\"")), [0..7]);
     }
 

@@ -7,7 +7,7 @@
 //! | [`sections`], [`plugins`], [`operators`] | trees to checked values and built plugins |
 //! | [`warnings`], [`telegraf`] | what runs but gives up a promise; what Telegraf has and Weir has not |
 //! | [`report`], [`mask`], [`literal`] | findings as a person reads them, without secrets |
-//! | [`environment`] | what all of it asks of the world |
+//! | [`environment`], [`registry`] | what all of it asks of the world; which plugins there are |
 //! | [`types`] | the outcome |
 //!
 //! Loading touches nothing: a configuration can be loaded again while the agent runs, and thrown away.
@@ -21,11 +21,14 @@ mod merge;
 pub mod operators;
 mod parse;
 pub mod plugins;
+pub mod registry;
 pub mod report;
 pub mod sections;
 pub mod sources;
 mod substitute;
 mod telegraf;
+#[cfg(test)]
+mod tests;
 pub mod types;
 mod warnings;
 
@@ -36,6 +39,7 @@ use self::{context::Context, merge::Merged, report::File};
 #[allow(unused_imports)]
 pub use self::{
     environment::{Environment, System, control_socket, state_directory},
+    registry::Registry,
     report::Report,
     sources::Sources,
     types::Config,
@@ -46,7 +50,7 @@ pub use self::{
 /// # Errors
 /// The report; nothing was touched.
 pub fn load(sources: &Sources, environment: &dyn Environment) -> Result<(Config, Report), Report> {
-    load_files(sources::read_all(sources, environment), environment)
+    load_files(sources::read_all(sources, environment), environment, &Registry::of_this_build())
 }
 
 impl Config {
@@ -55,14 +59,19 @@ impl Config {
     /// # Errors
     /// The report.
     pub fn from_str(text: &str, name: &str, environment: &dyn Environment) -> Result<(Self, Report), Report> {
-        load_files(vec![(File { name: name.to_owned(), text: text.to_owned(), broken: false }, None)], environment)
+        load_files(
+            vec![(File { name: name.to_owned(), text: text.to_owned(), broken: false }, None)],
+            environment,
+            &Registry::of_this_build(),
+        )
     }
 }
 
-fn load_files(read: Vec<sources::Read>, environment: &dyn Environment) -> Result<(Config, Report), Report> {
+fn load_files(read: Vec<sources::Read>, environment: &dyn Environment, registry: &Registry) -> Result<(Config, Report), Report> {
     let diagnostics = Diagnostics::default();
     let (mut files, mut roots, mut hidden, mut values) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut broken: Vec<Place> = Vec::new();
+    let declared = registry.secrets();
     for (index, (mut file, problem)) in read.into_iter().enumerate() {
         if let Some(problem) = problem {
             let place = Place { file: index, span: problem.at..problem.at };
@@ -73,14 +82,14 @@ fn load_files(read: Vec<sources::Read>, environment: &dyn Environment) -> Result
             file.broken = !parsed.broken.is_empty();
             broken.extend(parsed.broken.iter().map(|at| Place { file: index, span: region(&file.text, at.start) }));
             substitute::substitute(&mut parsed.root, &file.text, environment, &diagnostics, &mut values);
-            mask::secrets(&parsed.root, &file.text, &mut hidden, &mut values);
+            mask::Secrets { text: &file.text, declared: &declared, places: &mut hidden, values: &mut values }.collect(&parsed.root);
             roots.push(parsed.root);
         }
         files.push(file);
     }
     let before = diagnostics.take();
     let hash = hash(&roots);
-    let context = Context { diagnostics: Diagnostics::default(), files: &files, environment, incomplete: !broken.is_empty() };
+    let context = Context { diagnostics: Diagnostics::default(), files: &files, environment, registry, incomplete: !broken.is_empty() };
     let config = check(&merge::merge(roots, &context), hash, &context);
     let mut found = context.diagnostics.take();
     // What broken text or a failed substitution entails is no finding of its own.

@@ -32,7 +32,21 @@ pub fn parse(file: usize, text: &str, diagnostics: &Diagnostics) -> Parsed {
         push(diagnostics, Place { file, span: span.clone() }, message, help(error.message()));
         broken.push(span);
     }
+    let mended = mend(text, &broken);
+    let root = mended.as_deref().and_then(|text| DeTable::parse(text).ok()).unwrap_or(root);
     Parsed { root: table(file, root.into_inner(), diagnostics), broken }
+}
+
+/// The text without its broken lines, everything else in its place: the parser's own recovery may give up at the first of them.
+fn mend(text: &str, broken: &[Range<usize>]) -> Option<String> {
+    let mut bytes = text.as_bytes().to_vec();
+    for at in broken {
+        let at = at.start.min(text.len());
+        let start = text.as_bytes()[..at].iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
+        let end = text.as_bytes()[at..].iter().position(|b| *b == b'\n').map_or(text.len(), |i| at + i);
+        bytes[start..end].fill(b' ');
+    }
+    (!broken.is_empty()).then(|| String::from_utf8(bytes).ok()).flatten()
 }
 
 fn help(message: &str) -> Option<&'static str> {

@@ -138,7 +138,7 @@ pub fn inputs(merged: &Merged, settings: &Settings<'_>, context: &Context<'_>) -
     let mut inputs = Inputs { specs: Vec::new(), built: Vec::new() };
     for (plugin, name) in merged.inputs.iter().zip(names) {
         let path = format!("inputs.{}", plugin.name);
-        let Some(entry) = find(weir_plugins::inputs::all(), "inputs", plugin, context) else { continue };
+        let Some(entry) = find(&context.registry.inputs, "inputs", plugin, context) else { continue };
         let section = Section::new(path, &plugin.table, plugin.place.clone(), &context.diagnostics);
         if let Some(input) = input(&section, entry, name, settings, context) {
             claim(&input.built, &plugin.place, &mut claims, context);
@@ -260,7 +260,7 @@ pub fn outputs(merged: &Merged, settings: &Settings<'_>, context: &Context<'_>) 
     let names = named(plugins.iter().copied(), "an output or action named", context);
     let (for_outputs, for_actions) = names.split_at(merged.outputs.len());
     for (plugin, name) in merged.outputs.iter().zip(for_outputs) {
-        let Some(entry) = find(weir_plugins::outputs::all(), "outputs", plugin, context) else { continue };
+        let Some(entry) = find(&context.registry.outputs, "outputs", plugin, context) else { continue };
         let section = Section::new(format!("outputs.{}", plugin.name), &plugin.table, plugin.place.clone(), &context.diagnostics);
         if let Some((spec, output)) = output(&section, entry, name.clone(), settings, context) {
             all.specs.push(spec);
@@ -270,7 +270,7 @@ pub fn outputs(merged: &Merged, settings: &Settings<'_>, context: &Context<'_>) 
         section.finish(&unsupported(entry.unsupported, &OUTPUT_UNSUPPORTED));
     }
     for (plugin, name) in merged.actions.iter().zip(for_actions) {
-        let built = find(weir_plugins::actions::all(), "actions", plugin, context)
+        let built = find(&context.registry.actions, "actions", plugin, context)
             .and_then(|entry| action(plugin, entry, name.clone(), settings, &mut all, context));
         if built.is_none() {
             all.names.failed.push(name.clone());
@@ -387,17 +387,12 @@ fn unsupported(of_plugin: &[&'static str], common: &[&'static str]) -> Vec<&'sta
     of_plugin.iter().chain(common).copied().collect()
 }
 
-fn find<T>(entries: Vec<&'static Entry<T>>, kind: &str, plugin: &Plugin, context: &Context<'_>) -> Option<&'static Entry<T>> {
+fn find<T>(entries: &[&'static Entry<T>], kind: &str, plugin: &Plugin, context: &Context<'_>) -> Option<&'static Entry<T>> {
     let name = plugin.name.as_str();
     if let Some(entry) = entries.iter().find(|entry| entry.name == name) {
         return Some(entry);
     }
-    let has = |other: &str| match other {
-        "inputs" => weir_plugins::inputs::all().iter().any(|e| e.name == name),
-        "outputs" => weir_plugins::outputs::all().iter().any(|e| e.name == name),
-        _ => weir_plugins::actions::all().iter().any(|e| e.name == name),
-    };
-    let elsewhere = ["inputs", "outputs", "actions"].into_iter().find(|other| *other != kind && has(other));
+    let elsewhere = ["inputs", "outputs", "actions"].into_iter().find(|other| *other != kind && context.registry.has(other, name));
     let near = nearest(name, entries.iter().map(|entry| entry.name));
     let (message, help) = if OPTIONAL.contains(&(kind, name)) {
         (format!("this build of weir has no {kind}.{name}"), Some("build it with `--features full`".to_owned()))
