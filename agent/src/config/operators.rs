@@ -13,6 +13,7 @@ use weir_plugin_api::{
 
 use super::{
     context::{Context, Names, check_name, nanos, positive_nanos},
+    literal::within,
     merge::Merged,
 };
 
@@ -306,8 +307,24 @@ fn alert(
     })
 }
 
-fn expression(_section: &Section<'_>, _key: &'static str, _condition: &Condition, _context: &Context<'_>) -> Option<Expr> {
-    Some(Expr {})
+fn expression(section: &Section<'_>, key: &'static str, condition: &Condition, context: &Context<'_>) -> Option<Expr> {
+    let error = match Expr::parse(&condition.0) {
+        Ok(expr) => return Some(expr),
+        Err(error) => error,
+    };
+    let node = section.node(key);
+    // With a variable in it the value does not stand in the file as it is, and may be secret.
+    let Some(node) = node.filter(|n| !n.secret) else {
+        section.error_at(key, "the condition cannot be read");
+        return None;
+    };
+    let mut place = node.place.clone();
+    if let Some(literal) = context.files.get(place.file).and_then(|f| f.text.get(place.span.clone())) {
+        let inside = within(literal, error.offset..error.offset + error.length);
+        place.span = place.span.start + inside.start..place.span.start + inside.end;
+    }
+    context.error(place, error.message, error.help);
+    None
 }
 
 fn find_window(section: &Section<'_>, name: &str, merged: &Merged, windows: &[WindowSpec], context: &Context<'_>) -> Option<usize> {
