@@ -13,7 +13,7 @@ use weir_plugin_api::{
 
 use super::{
     context::{Context, Names, check_name, nanos, positive_nanos},
-    literal::within,
+    literal,
     merge::Merged,
 };
 
@@ -307,23 +307,25 @@ fn alert(
     })
 }
 
+/// Parses a condition; an error points at the character inside the literal.
 fn expression(section: &Section<'_>, key: &'static str, condition: &Condition, context: &Context<'_>) -> Option<Expr> {
     let error = match Expr::parse(&condition.0) {
         Ok(expr) => return Some(expr),
         Err(error) => error,
     };
-    let node = section.node(key);
-    // With a variable in it the value does not stand in the file as it is, and may be secret.
-    let Some(node) = node.filter(|n| !n.secret) else {
-        section.error_at(key, "the condition cannot be read");
-        return None;
-    };
+    let node = section.node(key)?;
     let mut place = node.place.clone();
-    if let Some(literal) = context.files.get(place.file).and_then(|f| f.text.get(place.span.clone())) {
-        let inside = within(literal, error.offset..error.offset + error.length);
-        place.span = place.span.start + inside.start..place.span.start + inside.end;
+    // What variables put in is not in the file, and an error may quote it.
+    if node.secret {
+        let message = format!("`{key}`: what was substituted can't be read as expression");
+        section.diagnostics().push(Diagnostic { severity: Severity::Error, place, message, help: None, secret: true });
+        return None;
     }
-    context.error(place, error.message, error.help);
+    if let Some(literal) = context.files.get(place.file).and_then(|file| file.text.get(place.span.clone())) {
+        let within = literal::within(literal, error.offset..error.offset + error.length);
+        place.span = place.span.start + within.start..place.span.start + within.end;
+    }
+    context.error(place, format!("`{key}`: {}", error.message), error.help);
     None
 }
 
