@@ -330,14 +330,3 @@ fn more_outputs_than_the_engine_has_bits_are_refused() {
     let lines = messages(&"[[outputs.store]]\n".repeat(64));
     assert!(lines.len() == 1 && lines[0].contains("65 outputs and actions, 64 is the most"), "{lines:?}");
 }
-
-#[test]
-fn an_error_in_a_condition_points_at_the_character() {
-    let lines = messages("[[alerts]]\nname = \"a\"\nwhen = \"tag(\\\"x\\\") == \\\"y\\\" and ) 1\"\nclear = '''\nx <'''\n");
-    assert_eq!(lines.len(), 2, "{lines:?}");
-    assert!(lines[0].starts_with("weir.toml:3:33: `when`: "), "{lines:?}");
-    assert!(lines[1].starts_with("weir.toml:5:4: `clear`: "), "{lines:?}");
-    let world = World { variables: [("WHEN", "hunter2 >")].into(), ..World::default() };
-    let report = from_str(&format!("[[alerts]]\nname = \"a\"\nwhen = \"${{WHEN}}\"\n{REST}"), &world).err().unwrap();
-    assert!(!report.render(false).contains("hunter2"), "{report:?}");
-}

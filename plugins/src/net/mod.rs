@@ -2,5 +2,7 @@
 
 #[cfg(feature = "mqtt-client")]
 pub mod mqtt;
+#[cfg(any(feature = "mqtt-client", feature = "output-kafka"))]
+pub mod template;
 #[cfg(feature = "tls")]
 pub mod tls;

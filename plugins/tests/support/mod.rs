@@ -175,6 +175,34 @@ impl Mosquitto {
     }
 }
 
+/// What a subscriber sees, `topic payload` per message; it is subscribed when this returns.
+pub struct Subscriber {
+    process: Process,
+    file: PathBuf,
+}
+
+impl Subscriber {
+    /// Subscribes to everything on `broker`.
+    pub async fn start(broker: &Mosquitto) -> Self {
+        let file = broker.directory.path().join(format!("seen-{}", free_port()));
+        let port = broker.port.to_string();
+        let name = format!("subscriber-{}", free_port());
+        let mut command = Command::new("mosquitto_sub");
+        command.args(["-h", "127.0.0.1", "-p", &port, "-t", "#", "-q", "1", "-F", "%r %t %p", "-i", &name]);
+        let process = Process::start(&mut command, &file);
+        let subscribed = format!("Sending SUBACK to {name}");
+        eventually("the subscriber", || broker.log().contains(&subscribed)).await;
+        Self { process, file }
+    }
+
+    /// Waits for `count` messages: `retained topic payload`.
+    pub async fn messages(&self, count: usize) -> Vec<String> {
+        let read = || std::fs::read_to_string(&self.file).unwrap_or_default();
+        eventually(&format!("{count} messages"), || read().lines().count() >= count).await;
+        read().lines().map(str::to_owned).collect()
+    }
+}
+
 /// A certificate authority's own certificate for 127.0.0.1 and localhost, and its key: (`cert.pem`, `key.pem`).
 pub fn certificate(directory: &Path) -> (PathBuf, PathBuf) {
     let (cert, key) = (directory.join("cert.pem"), directory.join("key.pem"));

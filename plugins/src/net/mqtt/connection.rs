@@ -50,6 +50,8 @@ pub enum ConnectionError {
     Refused {
         /// It does not speak the version.
         version: bool,
+        /// It does not know or trust us: a person must act.
+        credentials: bool,
         /// In words.
         reason: String,
     },
@@ -222,7 +224,9 @@ impl Connection {
         loop {
             match self.next_packet()? {
                 Some(Incoming::Control(Control::ConnAck(ack))) => return Ok(ack),
-                Some(Incoming::Control(Control::Refused { version, reason })) => return Err(ConnectionError::Refused { version, reason }),
+                Some(Incoming::Control(Control::Refused { version, credentials, reason })) => {
+                    return Err(ConnectionError::Refused { version, credentials, reason });
+                }
                 Some(Incoming::Control(Control::Disconnect(reason))) => return Err(ConnectionError::Disconnected(reason)),
                 Some(_) => return Err(Malformed("another packet came before the CONNACK".into()).into()),
                 None => self.fill().await?,
@@ -328,7 +332,12 @@ impl Connection {
 
     /// Done when something that waited was written; never while nothing waits.
     pub fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
-        if self.out.is_empty() && !self.flushing { Poll::Pending } else { self.poll_flush(cx) }
+        if self.is_written() { Poll::Pending } else { self.poll_flush(cx) }
+    }
+
+    /// Whether nothing waits to be written.
+    pub fn is_written(&self) -> bool {
+        self.out.is_empty() && !self.flushing
     }
 
     /// [`Connection::flush`] as a poll.

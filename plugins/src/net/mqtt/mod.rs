@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
-use weir_plugin_api::options::{Secret, Section};
+use weir_plugin_api::options::{OptionSpec, Secret, Section};
 
 use super::tls::{self, TlsOptions};
 
 pub mod address;
 pub mod connection;
+pub mod publisher;
 pub mod wire;
 
 use address::Address;
@@ -120,6 +121,63 @@ pub fn client_id(configured: &str) -> String {
     // The standard library's only source of randomness: the keys of its hash maps.
     let random = std::hash::RandomState::new().build_hasher().finish();
     format!("weir-{random:016x}")
+}
+
+weir_plugin_api::options! {
+    /// Options of everything that publishes.
+    pub struct ClientOptions {
+        /// Brokers, tried in turn: `tcp://host:1883`, `ssl://host:8883`.
+        servers: Vec<String>,
+        /// Name at the broker; two clients of one name throw each other out. Without it a random one.
+        client_id: String = String::new(),
+        /// User name.
+        username: Option<String> = None,
+        /// Password.
+        password: Option<Secret> = None,
+        /// Version of MQTT, `3.1.1` or `5`; without it 5, and 3.1.1 where the broker refuses that.
+        protocol: Option<Protocol> = None,
+        /// A ping when nothing else was sent for that long; 0 for never.
+        keep_alive: Duration = Duration::from_secs(30),
+        /// How long connecting, and the broker's answer to a publish, may take.
+        timeout: Duration = Duration::from_secs(5),
+    }
+}
+
+impl ClientOptions {
+    /// Reads and checks them and the TLS options.
+    pub fn settings(section: &Section<'_>) -> Option<(Settings, Duration)> {
+        let (options, tls_options) = (Self::read(section), TlsOptions::read(section));
+        let (options, tls_options) = (options?, tls_options?);
+        let servers = servers(section, &options.servers);
+        let login = login(section, options.username, options.password);
+        let servers = servers?;
+        let tls = tls(section, &tls_options, &servers);
+        if options.timeout.is_zero() {
+            section.error_at("timeout", "`timeout` can't be zero");
+            return None;
+        }
+        let settings = Settings {
+            servers,
+            client_id: client_id(&options.client_id),
+            login: login?,
+            tls: tls?,
+            version: options.protocol.map(Into::into),
+            connection_timeout: options.timeout,
+            keepalive: options.keep_alive,
+            ping_timeout: Duration::from_secs(10),
+            receive_max: None,
+            packet_max: 1024 * 1024,
+            session_expiry: None,
+        };
+        Some((settings, options.timeout))
+    }
+
+    /// Their documentation and that of the TLS options.
+    pub fn all_specs() -> Vec<OptionSpec> {
+        let mut specs = Self::specs();
+        specs.extend(TlsOptions::specs());
+        specs
+    }
 }
 
 /// Back-off between attempts to connect: doubled each time up to a minute, with jitter so that a fleet does not return in step.

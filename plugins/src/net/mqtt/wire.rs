@@ -198,6 +198,8 @@ pub enum Control {
     Refused {
         /// The broker does not speak this version.
         version: bool,
+        /// It does not know or trust us: a person must act.
+        credentials: bool,
         /// In words.
         reason: String,
     },
@@ -241,7 +243,7 @@ pub fn read_control(version: Version, packet: &[u8], header: Header) -> Result<C
         let (flags, code) = (packet[header.header_len], packet[header.header_len + 1]);
         return Ok(match code {
             0 => Control::ConnAck(ConnAck { session_present: flags & 1 != 0, ..ConnAck::default() }),
-            code => Control::Refused { version: code == 1, reason: refusal_311(code).into() },
+            code => Control::Refused { version: code == 1, credentials: matches!(code, 2 | 4 | 5), reason: refusal_311(code).into() },
         });
     }
     let mut bytes = BytesMut::from(packet);
@@ -277,6 +279,15 @@ fn control_5(packet: five::Packet) -> Control {
             version: matches!(
                 ack.code,
                 five::ConnectReturnCode::UnsupportedProtocolVersion | five::ConnectReturnCode::RefusedProtocolVersion
+            ),
+            credentials: matches!(
+                ack.code,
+                five::ConnectReturnCode::BadUserNamePassword
+                    | five::ConnectReturnCode::NotAuthorized
+                    | five::ConnectReturnCode::BadClientId
+                    | five::ConnectReturnCode::ClientIdentifierNotValid
+                    | five::ConnectReturnCode::Banned
+                    | five::ConnectReturnCode::BadAuthenticationMethod
             ),
             reason: words(&format!("{:?}", ack.code)),
         },
