@@ -1,0 +1,210 @@
+//! The gateway's end: takes readings in order and once each, says what it lacks, and counts what the link has lost.
+//!
+//! It never says by itself that something is durable: whoever owns it writes the acknowledgement when it is.
+
+use heapless::Vec;
+
+use crate::frame::{
+    BODY_MAX, FrameCounts, FrameDecoder, FrameError, Hello, Kinds, Message, Reading, WIRE_MAX, write_hello_request, write_resend,
+};
+
+/// What became of readings on the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkCounts {
+    /// Taken, once each.
+    pub taken: u64,
+    /// Had already.
+    pub duplicate: u64,
+    /// Dropped by the device before they could be taken.
+    pub lost: u64,
+}
+
+/// What a byte brought about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A hello: [`Gateway::hello`] has it. `new_boot` when its nonce is another than that of the readings taken last.
+    Hello {
+        /// The device was started anew, or is another one.
+        new_boot: bool,
+    },
+    /// Readings, to be had from [`Gateway::readings`] before the next byte. Some may be duplicates, which are left out there.
+    Data {
+        /// How many are new.
+        new: u64,
+        /// How many were here before.
+        duplicate: u64,
+        /// How many are missing for good before the first new one.
+        lost: u64,
+    },
+    /// Readings that can't be taken yet: the schema or an earlier reading is missing. [`Gateway::reply`] asks for it.
+    Early,
+    /// A frame that was refused.
+    Refused(FrameError),
+}
+
+/// How far readings were taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Taken {
+    nonce: u32,
+    sequence: u64,
+}
+
+/// A gateway's end of the line.
+#[derive(Clone, Debug, Default)]
+pub struct Gateway {
+    decoder: FrameDecoder,
+    hello: Vec<u8, BODY_MAX>,
+    kinds: Kinds,
+    taken: Option<Taken>,
+    /// New readings of the last data frame start here.
+    first_new: u64,
+    hello_wanted: bool,
+    resend_wanted: bool,
+    /// Number after which a resend was asked for already.
+    asked_after: Option<Taken>,
+    counts: LinkCounts,
+}
+
+impl Gateway {
+    /// A gateway that has durably taken everything up to `resume` (nonce, sequence) in an earlier life.
+    pub fn new(resume: Option<(u32, u64)>) -> Self {
+        Self { taken: resume.map(|(nonce, sequence)| Taken { nonce, sequence }), hello_wanted: true, ..Self::default() }
+    }
+
+    /// A new connection: forgets a half frame and asks for a hello.
+    pub fn reopen(&mut self) {
+        self.decoder.reset();
+        self.hello_wanted = true;
+        self.asked_after = None;
+    }
+
+    /// Takes one byte from the device.
+    pub fn push(&mut self, byte: u8) -> Option<Event> {
+        match self.decoder.push(byte)? {
+            Ok(()) => self.message(),
+            Err(error) => Some(Event::Refused(error)),
+        }
+    }
+
+    fn message(&mut self) -> Option<Event> {
+        let Ok(message) = self.decoder.message() else { return self.refuse_body() };
+        match message {
+            Message::Hello(hello) => {
+                // A hello has no more fields than there is room for kinds, and a body is no longer than the store for it.
+                self.kinds = hello.fields.map(|field| field.kind).collect();
+                let new_boot = self.taken.is_none_or(|taken| taken.nonce != hello.nonce);
+                if new_boot {
+                    // What is gone and was not dropped someone else has acknowledged; what was dropped is missing from there on.
+                    self.taken = Some(Taken { nonce: hello.nonce, sequence: hello.oldest - 1 - hello.dropped });
+                }
+                self.hello.clear();
+                let _ = self.hello.extend_from_slice(self.decoder.body());
+                self.hello_wanted = false;
+                Some(Event::Hello { new_boot })
+            }
+            Message::Data(data) => {
+                if self.hello().is_none_or(|hello| hello.nonce != data.nonce) {
+                    self.hello_wanted = true;
+                    return Some(Event::Early);
+                }
+                if !data.is_whole(&self.kinds) {
+                    return self.refuse_body();
+                }
+                let (nonce, first, last, oldest) = (data.nonce, data.first, data.last(), data.oldest);
+                Some(self.data(nonce, first, last, oldest))
+            }
+            // Our own frames, echoed by the line: nothing was lost by that.
+            Message::Ack { .. } | Message::HelloRequest | Message::Resend { .. } => None,
+        }
+    }
+
+    fn refuse_body(&mut self) -> Option<Event> {
+        self.decoder.counts.bad_body += 1;
+        self.decoder.counts.good -= 1;
+        Some(Event::Refused(FrameError::Body))
+    }
+
+    fn data(&mut self, nonce: u32, first: u64, last: u64, oldest: u64) -> Event {
+        // A hello of this nonce came before, so `taken` is of this nonce too. Readings before the oldest are gone for good.
+        let taken = self.taken.map_or(0, |taken| taken.sequence);
+        let before = taken.max(oldest - 1);
+        let lost = before - taken;
+        if first > before + 1 {
+            let here = Taken { nonce, sequence: before };
+            self.resend_wanted |= self.asked_after != Some(here);
+            self.asked_after = Some(here);
+            return Event::Early;
+        }
+        let new = last.saturating_sub(before);
+        let duplicate = (last - first + 1) - new;
+        self.first_new = before + 1;
+        self.taken = Some(Taken { nonce, sequence: last.max(before) });
+        self.counts.taken += new;
+        self.counts.duplicate += duplicate;
+        self.counts.lost += lost;
+        Event::Data { new, duplicate, lost }
+    }
+
+    /// The new readings of the data frame that came last.
+    pub fn readings(&self) -> impl Iterator<Item = Reading> {
+        let data = match self.decoder.message() {
+            Ok(Message::Data(data)) => Some(data),
+            _ => None,
+        };
+        let first = self.first_new;
+        data.into_iter().flat_map(|data| data.readings(&self.kinds)).filter(move |reading| reading.sequence >= first)
+    }
+
+    /// The hello that came last.
+    pub fn hello(&self) -> Option<Hello<'_>> {
+        match Message::read(&self.hello) {
+            Ok(Message::Hello(hello)) => Some(hello),
+            _ => None,
+        }
+    }
+
+    /// Nonce and number of the last reading taken, or of the last that someone else must have taken.
+    pub fn taken(&self) -> Option<(u32, u64)> {
+        self.taken.map(|taken| (taken.nonce, taken.sequence))
+    }
+
+    /// Writes a question to the device, if there is one, and returns its length, else 0. To be called until it gives 0.
+    pub fn reply(&mut self, out: &mut [u8; WIRE_MAX]) -> usize {
+        if core::mem::take(&mut self.hello_wanted) {
+            return write_hello_request(out);
+        }
+        match self.asked_after {
+            Some(after) if core::mem::take(&mut self.resend_wanted) => write_resend(after.nonce, after.sequence + 1, out),
+            _ => 0,
+        }
+    }
+
+    /// Counts of readings.
+    pub fn counts(&self) -> LinkCounts {
+        self.counts
+    }
+
+    /// Counts of frames.
+    pub fn frame_counts(&self) -> FrameCounts {
+        self.decoder.counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_stream_of_bytes_upsets_a_gateway(bytes in proptest::collection::vec(any::<u8>(), 0..1500)) {
+            let mut gateway = Gateway::new(None);
+            for byte in bytes {
+                gateway.push(byte);
+                prop_assert!(gateway.readings().count() <= 255);
+            }
+            prop_assert_eq!(gateway.counts().taken, 0);
+        }
+    }
+}

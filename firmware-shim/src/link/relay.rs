@@ -1,0 +1,165 @@
+//! Both ends over a line that loses, damages and repeats, against what must come out: every reading once, in order, or counted as lost.
+
+use proptest::prelude::*;
+
+use super::{Device, Event, Gateway, Schema};
+use crate::frame::{Field, FieldKind, Value, WIRE_MAX, write_ack};
+
+const FIELDS: [Field<'static>; 2] = [Field { name: "n", kind: FieldKind::Scaled(0) }, Field { name: "x", kind: FieldKind::F32 }];
+const SCHEMA: Schema<'static> = Schema { device: "relay", measurement: "m", fields: &FIELDS };
+const DEPTH: usize = 32;
+
+/// A step of the world.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// Readings are taken.
+    Read(u8),
+    /// What the device has to say crosses the line, damaged as said.
+    Cross(Damage),
+    /// What the gateway took becomes durable and is acknowledged, the acknowledgement damaged as said.
+    Commit(Damage),
+    /// The gateway dies and comes back with what was durable.
+    Restart,
+    /// Time passes.
+    Wait,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    None,
+    Lost,
+    Flipped(u8),
+    Noise(u8),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![3 => Just(Damage::None), 1 => Just(Damage::Lost), 1 => any::<u8>().prop_map(Damage::Flipped), 1 => any::<u8>().prop_map(Damage::Noise)]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1u8..20).prop_map(Step::Read),
+        6 => damage().prop_map(Step::Cross),
+        3 => damage().prop_map(Step::Commit),
+        1 => Just(Step::Restart),
+        2 => Just(Step::Wait),
+    ]
+}
+
+fn damaged(frame: &[u8], damage: Damage) -> Vec<u8> {
+    match damage {
+        Damage::None => frame.to_vec(),
+        Damage::Lost => Vec::new(),
+        Damage::Flipped(at) => {
+            let mut bytes = frame.to_vec();
+            bytes[usize::from(at) % frame.len()] ^= 1 << (at % 8);
+            bytes
+        }
+        Damage::Noise(byte) => [&[byte, byte ^ 0x55], frame].concat(),
+    }
+}
+
+struct World {
+    device: Device<'static, DEPTH, 2>,
+    gateway: Gateway,
+    now_us: u64,
+    pushed: i64,
+    /// Numbers taken since the last commit, and the durable ones.
+    open: Vec<i64>,
+    durable: Vec<i64>,
+    lost_open: u64,
+    lost: u64,
+    resume: Option<(u32, u64)>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            device: Device::new(SCHEMA, 77).expect("a schema that fits"),
+            gateway: Gateway::new(None),
+            now_us: 0,
+            pushed: 0,
+            open: Vec::new(),
+            durable: Vec::new(),
+            lost_open: 0,
+            lost: 0,
+            resume: None,
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Read(count) => {
+                for _ in 0..count {
+                    self.pushed += 1;
+                    self.now_us += 1000;
+                    self.device.push(self.now_us, &[Some(Value::Scaled(self.pushed)), None]).expect("the schema's values");
+                }
+            }
+            Step::Cross(damage) => self.cross(damage),
+            Step::Commit(damage) => {
+                self.durable.append(&mut self.open);
+                self.lost += std::mem::take(&mut self.lost_open);
+                self.resume = self.gateway.taken();
+                let Some((nonce, sequence)) = self.resume else { return };
+                let mut ack = [0; WIRE_MAX];
+                let len = write_ack(nonce, sequence, &mut ack);
+                damaged(&ack[..len], damage).iter().for_each(|b| self.device.receive(*b));
+            }
+            Step::Restart => {
+                self.open.clear();
+                self.lost_open = 0;
+                self.gateway = Gateway::new(self.resume);
+            }
+            Step::Wait => self.now_us += 31_000_000,
+        }
+    }
+
+    fn cross(&mut self, damage: Damage) {
+        let mut frame = [0; WIRE_MAX];
+        loop {
+            let len = self.gateway.reply(&mut frame);
+            if len == 0 {
+                break;
+            }
+            damaged(&frame[..len], damage).iter().for_each(|b| self.device.receive(*b));
+        }
+        for _ in 0..3 {
+            let len = self.device.poll(self.now_us, &mut frame);
+            if len == 0 {
+                return;
+            }
+            for byte in damaged(&frame[..len], damage) {
+                if let Some(Event::Data { new, lost, .. }) = self.gateway.push(byte) {
+                    let before = self.open.len();
+                    self.open.extend(self.gateway.readings().filter_map(|r| match r.values[0] {
+                        Some(Value::Scaled(n)) => Some(n),
+                        _ => None,
+                    }));
+                    assert_eq!((self.open.len() - before) as u64, new);
+                    self.lost_open += lost;
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #[test]
+    fn every_reading_arrives_once_and_in_order_or_is_counted(steps in proptest::collection::vec(step(), 0..120)) {
+        let mut world = World::new();
+        steps.into_iter().for_each(|step| world.step(step));
+        // The line heals.
+        for _ in 0..60 {
+            world.step(Step::Wait);
+            world.step(Step::Cross(Damage::None));
+            world.step(Step::Cross(Damage::None));
+            world.step(Step::Commit(Damage::None));
+        }
+        prop_assert_eq!(world.device.waiting(), 0);
+        prop_assert!(world.durable.windows(2).all(|w| w[0] < w[1]), "{:?}", world.durable);
+        prop_assert_eq!(world.durable.len() as u64 + world.lost, world.pushed as u64);
+        prop_assert!(world.lost <= world.device.dropped());
+    }
+}
