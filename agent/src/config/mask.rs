@@ -72,7 +72,7 @@ impl Secrets<'_> {
 /// `owner` is the line that opened the value this line may belong to, when the file could not be parsed.
 pub fn by_reading(line: &str, owner: Option<&str>) -> Vec<Range<usize>> {
     if owner.is_some_and(|owner| owner.split_once('=').is_some_and(|(key, _)| is_secret(key))) {
-        return vec![0..line.len()];
+        return std::iter::once(0..line.len()).collect();
     }
     let mut ranges = Vec::new();
     for (at, _) in line.match_indices(['=', ':']) {
@@ -80,7 +80,8 @@ pub fn by_reading(line: &str, owner: Option<&str>) -> Vec<Range<usize>> {
         let start = before
             .rfind(|c: char| !c.is_ascii_alphanumeric() && !"_-".contains(c))
             .map_or(0, |i| i + before[i..].chars().next().map_or(1, char::len_utf8));
-        if is_secret(&before[start..]) {
+        // `@{credential:…}` names a secret and holds none.
+        if is_secret(&before[start..]) && !before[..start].ends_with("@{") {
             let value = at + 1 + (line[at + 1..].len() - line[at + 1..].trim_start().len());
             ranges.push(value..value_end(line, value));
         }
@@ -168,7 +169,7 @@ mod tests {
         assert_eq!(hidden("url = \"http://me:pw@host/x?token=abc&q=1\""), "url = \"http://•••@host/x?token=•••&q=1\"");
         assert_eq!(hidden("qos = 3"), "qos = 3");
         assert_eq!(hidden("\u{fffc}: x"), "\u{fffc}: x");
-        assert_eq!(by_reading("hunter2", Some("password = \"\"\"")), [0..7]);
+        assert_eq!(by_reading("hunter2", Some("password = \"\"\"")), std::iter::once(0..7).collect::<Vec<_>>());
     }
 
     #[test]

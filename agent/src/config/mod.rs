@@ -80,7 +80,7 @@ fn load_files(read: Vec<sources::Read>, environment: &dyn Environment, registry:
         } else {
             let mut parsed = parse::parse(index, &file.text, &diagnostics);
             file.broken = !parsed.broken.is_empty();
-            broken.extend(parsed.broken.iter().map(|at| Place { file: index, span: region(&file.text, at.start) }));
+            broken.extend(parsed.broken.iter().map(|span| Place { file: index, span: span.clone() }));
             substitute::substitute(&mut parsed.root, &file.text, environment, &diagnostics, &mut values);
             mask::Secrets { text: &file.text, declared: &declared, places: &mut hidden, values: &mut values }.collect(&parsed.root);
             roots.push(parsed.root);
@@ -104,24 +104,7 @@ fn load_files(read: Vec<sources::Read>, environment: &dyn Environment, registry:
 }
 
 fn inside(place: &Place, region: &Place) -> bool {
-    place.file == region.file && region.span.start <= place.span.start && place.span.start <= region.span.end.max(region.span.start)
-}
-
-/// The table that byte `at` of a file stands in: from its header to the next.
-fn region(text: &str, at: usize) -> std::ops::Range<usize> {
-    let headers: Vec<usize> = text
-        .split_inclusive('\n')
-        .scan(0, |offset, line| {
-            let start = *offset;
-            *offset += line.len();
-            Some((start, line))
-        })
-        .filter(|(_, line)| line.trim_start().starts_with('['))
-        .map(|(start, _)| start)
-        .collect();
-    let start = headers.iter().rev().find(|start| **start <= at).copied().unwrap_or(0);
-    let end = headers.iter().find(|start| **start > at).copied().unwrap_or(text.len() + 1);
-    start..end.saturating_sub(1)
+    place.file == region.file && region.span.start <= place.span.start && place.span.start < region.span.end.max(region.span.start + 1)
 }
 
 /// Everything from the tree; `None` when something without which there is no whole is wrong.

@@ -280,10 +280,7 @@ fn alert(
     names.take("an alert named", &table.name, section.place(), context);
     let when = expression(section, "when", &table.when, context);
     let clear = table.clear.as_ref().map(|clear| expression(section, "clear", clear, context));
-    let window = match &table.window {
-        Some(name) => Some(find_window(section, name, merged, windows, context)),
-        None => None,
-    };
+    let window = table.window.as_ref().map(|name| find_window(section, name, merged, windows, context));
     let (edge_actions, level_actions) = find_actions(section, &table.actions, actions, context);
     Some(AlertSpec {
         name: table.name,

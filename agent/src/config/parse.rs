@@ -12,14 +12,31 @@ use weir_plugin_api::options::{Diagnostic, Diagnostics, Item, Node, Place, Sever
 pub struct Parsed {
     /// Its top-level table; where the text is broken, what could be made of it.
     pub root: Table,
-    /// Where the text is broken.
+    /// The tables that are broken: nothing is known about what stands in them.
     pub broken: Vec<Range<usize>>,
 }
 
+/// Longest broken text whose tables are looked at one by one.
+const SPLIT_BYTES_MAX: usize = 1 << 20;
+/// Most tables for that.
+const SPLIT_TABLES_MAX: usize = 1000;
+
 /// Reads `text`; every error of syntax goes to `diagnostics`.
+///
+/// The parser's own recovery may lose the rest of a file after an error, and blames later lines for earlier ones. So a text that does not
+/// parse is read table by table: what is wrong in one says nothing about the others.
 pub fn parse(file: usize, text: &str, diagnostics: &Diagnostics) -> Parsed {
     let (root, errors) = DeTable::parse_recoverable(text);
-    let mut broken = Vec::new();
+    if errors.is_empty() {
+        return Parsed { root: table(file, root.into_inner(), diagnostics), broken: Vec::new() };
+    }
+    let (broken, errors_of_tables) = broken_tables(text);
+    let whole = blank(text, &broken);
+    let (rest, errors_of_rest) = DeTable::parse_recoverable(&whole);
+    // Where no table is wrong by itself, or the rest still is, the parser's first word about the whole counts.
+    let (root, errors) =
+        if broken.is_empty() { (root, errors) } else { (rest, errors_of_tables.into_iter().chain(errors_of_rest).collect()) };
+    let mut spans = broken;
     let mut last_line = None;
     for error in errors {
         let span = error.span().unwrap_or(0..0);
@@ -30,23 +47,56 @@ pub fn parse(file: usize, text: &str, diagnostics: &Diagnostics) -> Parsed {
         }
         let message = error.message().trim_end_matches('.').to_owned();
         push(diagnostics, Place { file, span: span.clone() }, message, help(error.message()));
-        broken.push(span);
+        if !spans.iter().any(|table| table.contains(&span.start)) {
+            spans.push(tables(text).find(|table| table.contains(&span.start)).unwrap_or(span));
+        }
     }
-    let mended = mend(text, &broken);
-    let root = mended.as_deref().and_then(|text| DeTable::parse(text).ok()).unwrap_or(root);
-    Parsed { root: table(file, root.into_inner(), diagnostics), broken }
+    Parsed { root: table(file, root.into_inner(), diagnostics), broken: spans }
 }
 
-/// The text without its broken lines, everything else in its place: the parser's own recovery may give up at the first of them.
-fn mend(text: &str, broken: &[Range<usize>]) -> Option<String> {
-    let mut bytes = text.as_bytes().to_vec();
-    for at in broken {
-        let at = at.start.min(text.len());
-        let start = text.as_bytes()[..at].iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
-        let end = text.as_bytes()[at..].iter().position(|b| *b == b'\n').map_or(text.len(), |i| at + i);
-        bytes[start..end].fill(b' ');
+/// The byte ranges of the tables of `text`, from header to header, as far as lines tell; the first is what stands before any header.
+fn tables(text: &str) -> impl Iterator<Item = Range<usize>> {
+    let mut starts = vec![0];
+    let mut offset = 0;
+    for line in text.split_inclusive('\n') {
+        let name = line.trim_start().trim_start_matches('[');
+        let is_header = name.len() < line.trim_start().len() && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        if is_header && offset > 0 {
+            starts.push(offset);
+        }
+        offset += line.len();
     }
-    (!broken.is_empty()).then(|| String::from_utf8(bytes).ok()).flatten()
+    let ends: Vec<usize> = starts.iter().skip(1).copied().chain([text.len() + 1]).collect();
+    starts.into_iter().zip(ends).map(|(start, end)| start..end)
+}
+
+/// The tables that are wrong by themselves, with their errors.
+fn broken_tables(text: &str) -> (Vec<Range<usize>>, Vec<toml::de::Error>) {
+    let (mut broken, mut errors) = (Vec::new(), Vec::new());
+    if text.len() > SPLIT_BYTES_MAX || tables(text).nth(SPLIT_TABLES_MAX).is_some() {
+        return (broken, errors);
+    }
+    for table in tables(text) {
+        let end = table.end.min(text.len());
+        let alone = blank(&text[..end], std::slice::from_ref(&(0..table.start)));
+        let (_, of_table) = DeTable::parse_recoverable(&alone);
+        if !of_table.is_empty() {
+            broken.push(table);
+            errors.extend(of_table);
+        }
+    }
+    (broken, errors)
+}
+
+/// The text with spaces in these places, so that everything else keeps its own.
+fn blank(text: &str, places: &[Range<usize>]) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    for place in places {
+        let end = place.end.min(bytes.len());
+        bytes[place.start..end].iter_mut().filter(|b| !matches!(b, b'\n' | b'\r')).for_each(|b| *b = b' ');
+    }
+    // Whole lines are blanked, so no character is cut.
+    String::from_utf8(bytes).unwrap_or_default()
 }
 
 fn help(message: &str) -> Option<&'static str> {

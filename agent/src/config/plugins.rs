@@ -266,7 +266,6 @@ pub fn outputs(merged: &Merged, settings: &Settings<'_>, context: &Context<'_>) 
             all.specs.push(spec);
             all.outputs.push(output);
         }
-        warnings::output(entry.name, &section);
         section.finish(&unsupported(entry.unsupported, &OUTPUT_UNSUPPORTED));
     }
     for (plugin, name) in merged.actions.iter().zip(for_actions) {

@@ -147,7 +147,7 @@ impl Walk<'_> {
             }
             _ => {
                 let help = "use \"@{file:/path}\" or \"@{credential:name}\"; write \"@@{\" for a literal \"@{\"";
-                return Err(("Weir has no secret stores of this name".into(), Some(help.into())));
+                return Err(("Weir has no secret stores".into(), Some(help.into())));
             }
         };
         let bytes = self.environment.read(Path::new(&path)).map_err(|error| (format!("can't read secret {path}: {error}"), None))?;

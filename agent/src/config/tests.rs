@@ -330,3 +330,12 @@ fn more_outputs_than_the_engine_has_bits_are_refused() {
     let lines = messages(&"[[outputs.store]]\n".repeat(64));
     assert!(lines.len() == 1 && lines[0].contains("65 outputs and actions, 64 is the most"), "{lines:?}");
 }
+
+#[test]
+fn an_unclosed_table_spoils_itself_and_nothing_after_it() {
+    let lines = messages("[agent]\nhostname = [\n\"a\",\n[storage]\ndurability = \"powr\"\n[time]\nidle_after = \"\"\"\n1s\n");
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[0].contains("unclosed array"), "{lines:?}");
+    assert!(lines[1].starts_with("weir.toml:5:14: `durability`"), "{lines:?}");
+    assert!(lines[2].contains("multi-line basic string"), "{lines:?}");
+}

@@ -1,11 +1,11 @@
-//! Where a configuration runs but gives up a promise, `weir check` says so. Telegraf's defaults stay Telegraf's, which is why some of these exist.
+//! Listeners that more than this machine can reach: they run, but `weir check` says so. What else gives up a promise is said where the
+//! option is read.
 
 use weir_plugin_api::options::{FromNode, Section};
 
 /// Warnings about one input.
 pub fn input(plugin: &str, section: &Section<'_>) {
     match plugin {
-        "mqtt_consumer" => mqtt(section),
         "socket_listener" => exposed(section, "service_address", "anyone who reaches it can send points"),
         "influxdb_listener" if !section.has("basic_password") => {
             exposed(section, "service_address", "anyone who reaches it can send points: set basic_username and basic_password");
@@ -14,18 +14,6 @@ pub fn input(plugin: &str, section: &Section<'_>) {
             exposed(section, "service_address", "anyone who reaches it can send points: set a token");
         }
         _ => {}
-    }
-}
-
-/// Warnings about one output.
-pub fn output(_plugin: &str, _section: &Section<'_>) {}
-
-fn mqtt(section: &Section<'_>) {
-    let qos = value::<u8>(section, "qos").unwrap_or(0);
-    if qos == 0 {
-        section.warn_at("qos", "with `qos = 0` the broker forgets what it could not deliver: set qos = 1 to lose nothing");
-    } else if !value::<bool>(section, "persistent_session").unwrap_or(false) {
-        section.warn_at("persistent_session", "without `persistent_session = true` messages are lost that arrive while weir is down");
     }
 }
 
