@@ -158,6 +158,9 @@ struct Open {
     time: i64,
     untimed: bool,
     first_cell: usize,
+    first_text: usize,
+    /// Highest field id so far, plus one: a higher one can't have been in this point before.
+    fields_end: u32,
     dropped: u64,
 }
 
@@ -380,7 +383,8 @@ impl Collector {
             Some(time) => (time, false),
             None => (self.read_time(), true),
         };
-        self.open = Some(Open { series, time, untimed, first_cell: self.batch.cells.len(), dropped: 0 });
+        let (first_cell, first_text) = (self.batch.cells.len(), self.batch.text.len());
+        self.open = Some(Open { series, time, untimed, first_cell, first_text, fields_end: 0, dropped: 0 });
     }
 
     /// Sets when the bytes that follow were read, steady nanoseconds: inputs that know better than "now" call it.
@@ -420,7 +424,7 @@ impl Collector {
         }
     }
 
-    /// Adds a field by its id.
+    /// Adds a field by its id. A field that is in the point already is replaced: the last one wins, as in InfluxDB.
     #[inline]
     pub fn field_by_id(&mut self, field: u16, value: Value<'_>) {
         let Some(open) = &mut self.open else { return };
@@ -432,6 +436,14 @@ impl Collector {
             return;
         }
         let (kind, bits) = Cell::encode_value(value, &mut self.batch.text);
+        if u32::from(field) < open.fields_end {
+            if let Some(cell) = self.batch.cells[open.first_cell..].iter_mut().find(|c| c.field == field) {
+                (cell.kind, cell.value) = (kind as u8, bits);
+                return;
+            }
+        } else {
+            open.fields_end = u32::from(field) + 1;
+        }
         let flags = if self.batch.cells.len() == open.first_cell { Cell::START } else { 0 } | if open.untimed { Cell::UNTIMED } else { 0 };
         self.batch.cells.push(Cell { series: open.series, field, kind: kind as u8, flags, time: open.time, value: bits });
     }
@@ -456,6 +468,7 @@ impl Collector {
     pub fn abandon(&mut self) {
         if let Some(open) = self.open.take() {
             self.batch.cells.truncate(open.first_cell);
+            self.batch.text.truncate(open.first_text);
         }
     }
 

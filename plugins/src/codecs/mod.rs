@@ -1,30 +1,100 @@
 //! Codecs: how a plugin finds the decoder or encoder its `data_format` names.
+//!
+//! Each format is a cargo feature and a module; what two of them need (numbers, time layouts) stands beside them.
 
 use weir_plugin_api::{
     options::{OptionSpec, Section},
     plugin::{Decoder, Encoder},
 };
 
+#[cfg(feature = "codec-influx")]
+pub mod influx;
+#[cfg(any(feature = "codec-influx", feature = "codec-json"))]
+pub mod number;
+
+/// Formats this build reads.
+const READS: &[&str] = &[
+    #[cfg(feature = "codec-influx")]
+    "influx",
+];
+
+/// Formats this build writes.
+const WRITES: &[&str] = &[
+    #[cfg(feature = "codec-influx")]
+    "influx",
+];
+
+/// Options of Telegraf's parsers and serializers for these formats that do not exist here.
+const UNSUPPORTED: &[&str] = &["influx_parser_type", "influx_max_line_bytes", "json_v2", "json_transformation"];
+
 /// Reads `data_format` (default `influx`) and the options of that format; reports what is wrong and returns `None` then.
 pub fn decoder(section: &Section<'_>) -> Option<Box<dyn Decoder>> {
-    let format: String = section.get("data_format").unwrap_or_else(|| "influx".into());
-    section.error_at("data_format", format!("this build has no format \"{format}\" to read"));
-    None
+    decoder_or(section, "influx")
+}
+
+/// The same for inputs whose format is another one when none is written.
+pub fn decoder_or(section: &Section<'_>, default: &str) -> Option<Box<dyn Decoder>> {
+    refuse_unsupported(section);
+    let format = format_of(section, default)?;
+    match format.as_str() {
+        #[cfg(feature = "codec-influx")]
+        "influx" => influx::InfluxDecoder::read(section).map(|d| Box::new(d) as _),
+        _ => {
+            unknown(section, &format, "read", READS);
+            None
+        }
+    }
 }
 
 /// Options of every decoder, for documentation.
 pub fn decoder_specs() -> Vec<OptionSpec> {
-    Vec::new()
+    let mut specs = vec![format_spec("Format of what comes in.")];
+    #[cfg(feature = "codec-influx")]
+    specs.extend(influx::DecoderOptions::specs());
+    specs
 }
 
 /// Reads `data_format` (default `influx`) of an output and the options of that format.
 pub fn encoder(section: &Section<'_>) -> Option<Box<dyn Encoder>> {
-    let format: String = section.get("data_format").unwrap_or_else(|| "influx".into());
-    section.error_at("data_format", format!("this build has no format \"{format}\" to write"));
-    None
+    refuse_unsupported(section);
+    let format = format_of(section, "influx")?;
+    match format.as_str() {
+        #[cfg(feature = "codec-influx")]
+        "influx" => influx::InfluxEncoder::read(section).map(|e| Box::new(e) as _),
+        _ => {
+            unknown(section, &format, "write", WRITES);
+            None
+        }
+    }
 }
 
 /// Options of every encoder, for documentation.
 pub fn encoder_specs() -> Vec<OptionSpec> {
-    Vec::new()
+    let mut specs = vec![format_spec("Format of what goes out.")];
+    #[cfg(feature = "codec-influx")]
+    specs.extend(influx::EncoderOptions::specs());
+    specs
+}
+
+fn format_spec(doc: &'static str) -> OptionSpec {
+    OptionSpec { name: "data_format", kind: "string", default: Some("\"influx\"".into()), doc }
+}
+
+/// `None` when the option is written and is no string, which has been reported.
+fn format_of(section: &Section<'_>, default: &str) -> Option<String> {
+    if section.has("data_format") { section.get("data_format") } else { Some(default.to_owned()) }
+}
+
+fn unknown(section: &Section<'_>, format: &str, verb: &str, known: &[&str]) {
+    let message = format!("this build has no format \"{format}\" to {verb}");
+    section.error_help("data_format", message, format!("one of {}", known.join(", ")));
+}
+
+/// The plugin's own list of unsupported options need not know those of the codecs.
+fn refuse_unsupported(section: &Section<'_>) {
+    for key in UNSUPPORTED {
+        if section.node(key).is_some() {
+            section.error_at(key, format!("`{key}` of [{}] is a Telegraf option that Weir does not support", section.path));
+        }
+    }
 }
