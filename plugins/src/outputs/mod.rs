@@ -6,6 +6,12 @@ use weir_plugin_api::plugin::OutputEntry;
 pub mod file;
 #[cfg(feature = "output-mqtt")]
 pub mod mqtt;
+#[cfg(any(feature = "output-influxdb", feature = "output-influxdb_v2"))]
+mod influx_write;
+#[cfg(feature = "output-influxdb")]
+pub mod influxdb;
+#[cfg(feature = "output-influxdb_v2")]
+pub mod influxdb_v2;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -16,5 +22,9 @@ pub fn all() -> Vec<&'static OutputEntry> {
         &file::ENTRY,
         #[cfg(feature = "output-mqtt")]
         &mqtt::ENTRY,
+        #[cfg(feature = "output-influxdb")]
+        &influxdb::ENTRY,
+        #[cfg(feature = "output-influxdb_v2")]
+        &influxdb_v2::ENTRY,
     ]
 }
