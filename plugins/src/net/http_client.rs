@@ -170,6 +170,18 @@ pub fn headers(section: &Section<'_>, key: &str, configured: &BTreeMap<String, S
     Some(map)
 }
 
+/// Any text as the value of a header: what can't stand in one is percent-encoded.
+pub fn header_text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'!'..=b'~' if byte != b'%' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
 /// `body` as `encoding` says.
 pub fn encode(encoding: ContentEncoding, body: Bytes) -> Bytes {
     match encoding {
@@ -199,8 +211,9 @@ pub struct Answer {
 impl Answer {
     /// Whether it is a web page: then somebody else answered in place of the service (a portal, a proxy, a wrong address).
     pub fn is_page(&self) -> bool {
-        let start = self.body.trim_start().get(..9).unwrap_or_default().to_ascii_lowercase();
-        self.content_type == "text/html" || start == "<!doctype" || start.starts_with("<html")
+        let body = self.body.trim_start().as_bytes();
+        let begins = |with: &str| body.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()));
+        begins("<!doctype") || begins("<html") || (self.content_type == "text/html" && begins("<"))
     }
 
     /// Status and the beginning of the body on one line, for a person.

@@ -4,14 +4,16 @@ use weir_plugin_api::plugin::OutputEntry;
 
 #[cfg(feature = "output-file")]
 pub mod file;
-#[cfg(feature = "output-mqtt")]
-pub mod mqtt;
+#[cfg(feature = "output-http")]
+pub mod http;
 #[cfg(any(feature = "output-influxdb", feature = "output-influxdb_v2"))]
 mod influx_write;
 #[cfg(feature = "output-influxdb")]
 pub mod influxdb;
 #[cfg(feature = "output-influxdb_v2")]
 pub mod influxdb_v2;
+#[cfg(feature = "output-mqtt")]
+pub mod mqtt;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -22,6 +24,8 @@ pub fn all() -> Vec<&'static OutputEntry> {
         &file::ENTRY,
         #[cfg(feature = "output-mqtt")]
         &mqtt::ENTRY,
+        #[cfg(feature = "output-http")]
+        &http::ENTRY,
         #[cfg(feature = "output-influxdb")]
         &influxdb::ENTRY,
         #[cfg(feature = "output-influxdb_v2")]

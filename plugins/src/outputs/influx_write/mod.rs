@@ -33,6 +33,7 @@ const DATABASES_MAX: usize = 256;
 
 /// Which API is spoken.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(all(feature = "output-influxdb", feature = "output-influxdb_v2")), allow(dead_code, reason = "one output, one API"))]
 pub(crate) enum Api {
     /// `/write`, InfluxDB 1.x.
     V1 {
