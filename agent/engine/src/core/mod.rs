@@ -12,11 +12,37 @@
 //! 2. The operators may run ahead of the disk; the gate may not.
 //! 3. Whatever the operators or the ledger depend on is a record. Memory-only decisions change nothing but speed.
 
+mod checkpoint;
+pub mod clock;
+mod commit;
+mod deliver;
+pub mod ledger;
+pub mod state;
+mod step;
+pub mod waiting;
+
 use std::sync::Arc;
 
-use weir_plugin_api::{Batch, Chunk, Identity, Lane};
+use weir_plugin_api::{Batch, Chunk, Identity, InputCounts, Lane, Resume};
 
-use crate::record::{ClockQuality, DeliveryCounts};
+use self::{
+    checkpoint::CheckpointState,
+    clock::ClockState,
+    commit::Commit,
+    waiting::{Held, Stored, Waiting},
+};
+pub use self::{
+    ledger::{DamageLine, Ledger, OutputLine},
+    state::{FoundBlock, StateError},
+};
+use crate::{
+    codec::record::BlockBuilder,
+    operators::Operators,
+    record::{ClockQuality, DeliveryCounts, Stamp},
+    results::Results,
+    series::SeriesTable,
+    spec::EngineSpec,
+};
 
 /// The clocks at an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -236,4 +262,54 @@ pub enum Effect {
         /// What.
         message: String,
     },
+}
+
+/// What is kept of one input.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct InputState {
+    /// The input's series ids → the table's, `u32::MAX` when the table was full.
+    series: Vec<u32>,
+    /// The input's field ids → the table's, `u16::MAX` when it was full.
+    fields: Vec<u16>,
+    /// Positions folded.
+    resume: Resume,
+    /// Counts before the journal.
+    counts: InputCounts,
+    /// Points in records.
+    recorded: u64,
+    /// Messages taken and not yet durable.
+    unacknowledged: u32,
+}
+
+/// The core: see the module.
+pub struct Core {
+    spec: Arc<EngineSpec>,
+    table: SeriesTable,
+    operators: Operators,
+    results: Results,
+    inputs: Vec<InputState>,
+    /// Inputs the configuration no longer has: their positions and counts are kept.
+    gone: Vec<(String, InputState)>,
+    lines: Vec<OutputLine>,
+    tokens: Vec<u64>,
+    waiting: Waiting,
+    block: BlockBuilder,
+    clock: ClockState,
+    commit: Commit,
+    next_record: u64,
+    damage: DamageLine,
+    levels_sent: Vec<Option<bool>>,
+    checkpoint: CheckpointState,
+    /// Outbox blocks the state knows and the store has lost.
+    lost: Vec<(u8, Stored)>,
+    /// What a changed configuration cost, in words.
+    dropped: Vec<String>,
+    failed: Option<String>,
+    armed: i64,
+    /// Chunks the running checkpoint has moved to the outbox: they come back if it fails.
+    spilled: Vec<(Lane, Held)>,
+    /// Stamp of the last replayed record.
+    replayed: Stamp,
+    /// Observed time of the last step.
+    last_observed: i64,
 }

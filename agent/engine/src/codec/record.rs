@@ -1,0 +1,405 @@
+//! Records as a journal block holds them: names once, in front, then the records one after the other.
+
+use std::sync::Arc;
+
+use weir_plugin_api::{Cell, Identity, InputCounts, Lane, Position, position::FilePosition, position::MessageId};
+
+use super::{
+    bytes::{Damaged, Reader, put_bytes, put_i64, put_u64},
+    cells::{self, CellEncoder},
+    chunk::{put_series, series},
+};
+use crate::{
+    core::BlockMeta,
+    record::{BatchRecord, ClockQuality, DeliveryCounts, Record, Stamp},
+    series::SeriesTable,
+};
+
+/// Version of the format.
+const VERSION: u8 = 1;
+const BATCH: u8 = 1;
+const TICK: u8 = 2;
+const CLOCK: u8 = 3;
+const FINISH: u8 = 4;
+const DELIVERED: u8 = 5;
+
+/// Indexes within the open block, by id of the engine's table; valid when the stamp is the block's.
+#[derive(Default)]
+struct Slots {
+    slots: Vec<(u32, u32)>,
+    ids: Vec<u32>,
+}
+
+impl Slots {
+    fn note(&mut self, id: u32, stamp: u32) {
+        let at = id as usize;
+        if self.slots.len() <= at {
+            self.slots.resize(at + 1, (0, 0));
+        }
+        if self.slots[at].0 != stamp {
+            self.slots[at] = (stamp, self.ids.len() as u32);
+            self.ids.push(id);
+        }
+    }
+}
+
+/// The block that is being filled.
+pub struct BlockBuilder {
+    body: Vec<u8>,
+    series: Slots,
+    fields: Slots,
+    stamp: u32,
+    encoder: CellEncoder,
+    meta: BlockMeta,
+    last: Stamp,
+}
+
+impl Default for BlockBuilder {
+    fn default() -> Self {
+        Self {
+            body: Vec::new(),
+            series: Slots::default(),
+            fields: Slots::default(),
+            stamp: 1,
+            encoder: CellEncoder::default(),
+            meta: BlockMeta::default(),
+            last: Stamp::default(),
+        }
+    }
+}
+
+impl BlockBuilder {
+    /// Whether it holds no record.
+    pub fn is_empty(&self) -> bool {
+        self.meta.records == 0
+    }
+
+    /// Bytes so far, names left out.
+    pub fn len(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Adds a record.
+    pub fn push(&mut self, sequence: u64, stamp: Stamp, record: &Record<'_>) {
+        if self.meta.records == 0 {
+            self.meta = BlockMeta { first_record: sequence, ..BlockMeta::default() };
+            self.last = Stamp::default();
+        }
+        self.meta.records += 1;
+        let tag = match record {
+            Record::Batch(_) => BATCH,
+            Record::Tick => TICK,
+            Record::Clock { .. } => CLOCK,
+            Record::Finish => FINISH,
+            Record::Delivered { .. } => DELIVERED,
+        };
+        self.body.push(tag);
+        put_i64(&mut self.body, stamp.observed.wrapping_sub(self.last.observed));
+        put_i64(&mut self.body, stamp.steady.wrapping_sub(self.last.steady));
+        self.last = stamp;
+        match record {
+            Record::Batch(batch) => self.batch(batch, stamp),
+            Record::Tick | Record::Finish => {}
+            Record::Clock { offset, quality } => {
+                put_i64(&mut self.body, *offset);
+                self.body.push(*quality as u8);
+            }
+            Record::Delivered { output, lane, upto, counts, token } => {
+                put_u64(&mut self.body, u64::from(*output));
+                self.body.push(*lane as u8);
+                put_u64(&mut self.body, upto.record);
+                put_u64(&mut self.body, u64::from(upto.ordinal));
+                delivery_values(counts).into_iter().for_each(|v| put_u64(&mut self.body, v));
+                put_u64(&mut self.body, *token);
+            }
+        }
+    }
+
+    fn batch(&mut self, batch: &BatchRecord<'_>, stamp: Stamp) {
+        let block = self.stamp;
+        for cell in batch.cells {
+            if cell.starts_point() {
+                self.series.note(cell.series, block);
+                if !cell.is_untimed() {
+                    let (low, high) = &mut self.meta.times;
+                    (*low, *high) = if (*low, *high) == (0, 0) { (cell.time, cell.time) } else { ((*low).min(cell.time), (*high).max(cell.time)) };
+                }
+            }
+            self.fields.note(u32::from(cell.field), block);
+        }
+        self.meta.points += batch.points;
+        if batch.points > 0 {
+            self.meta.inputs |= 1 << batch.input.min(63);
+        }
+        let body = &mut self.body;
+        put_u64(body, u64::from(batch.input));
+        put_i64(body, batch.read_at.wrapping_sub(stamp.steady));
+        put_position(body, batch.position);
+        put_counts(body, batch.counts);
+        let (series, fields) = (&self.series.slots, &self.fields.slots);
+        self.encoder.encode(batch.cells, batch.text, |id| series[id as usize].1, |id| fields[usize::from(id)].1 as u16, body);
+    }
+
+    /// The block as bytes, and an empty builder. `inputs` and `outputs` are the names of today.
+    pub fn seal(&mut self, table: &SeriesTable, inputs: &[&str], outputs: &[&str]) -> (BlockMeta, Vec<u8>) {
+        let mut out = Vec::with_capacity(self.body.len() + 64 * (1 + self.series.ids.len()));
+        out.push(VERSION);
+        for names in [inputs, outputs] {
+            put_u64(&mut out, names.len() as u64);
+            names.iter().for_each(|name| put_bytes(&mut out, name.as_bytes()));
+        }
+        put_u64(&mut out, self.series.ids.len() as u64);
+        for id in &self.series.ids {
+            let entry = &table.entries()[*id as usize];
+            let partition = &table.partitions()[entry.partition as usize];
+            put_series(&mut out, &entry.series);
+            put_u64(&mut out, u64::from(partition.input));
+            put_bytes(&mut out, partition.name.as_bytes());
+        }
+        put_u64(&mut out, self.fields.ids.len() as u64);
+        for id in &self.fields.ids {
+            put_bytes(&mut out, table.fields()[*id as usize].as_bytes());
+        }
+        put_u64(&mut out, u64::from(self.meta.records));
+        out.extend_from_slice(&self.body);
+        self.body.clear();
+        self.series.ids.clear();
+        self.fields.ids.clear();
+        self.stamp += 1;
+        (std::mem::take(&mut self.meta), out)
+    }
+}
+
+/// Reads a block: `apply` gets each record that is not below `from`, with its sequence number, its ids those of `table`.
+/// Names of inputs and outputs that are gone give `u16::MAX`.
+///
+/// # Errors
+/// [`Damaged`]; records before the damage were applied.
+pub fn decode(
+    meta: &BlockMeta,
+    bytes: &[u8],
+    from: u64,
+    table: &mut SeriesTable,
+    inputs: &[&str],
+    outputs: &[&str],
+    mut apply: impl FnMut(u64, Stamp, &Record<'_>, &SeriesTable),
+) -> Result<(), Damaged> {
+    let mut reader = Reader::new(bytes);
+    if reader.u8()? != VERSION {
+        return Err(Damaged("an unknown version"));
+    }
+    let input_ids = names(&mut reader, inputs)?;
+    let output_ids = names(&mut reader, outputs)?;
+    let input_id = |raw: u64| usize::try_from(raw).ok().and_then(|i| input_ids.get(i)).copied().unwrap_or(u16::MAX);
+    let output_id = |raw: u64| usize::try_from(raw).ok().and_then(|i| output_ids.get(i)).copied().unwrap_or(u16::MAX);
+    let mut series_ids = Vec::new();
+    for _ in 0..reader.count()? {
+        let one = series(&mut reader)?;
+        let input = input_id(reader.u64()?);
+        let partition: Arc<str> = reader.text()?.into();
+        series_ids.push(table.intern(&one, input, &partition));
+    }
+    let mut field_ids = Vec::new();
+    for _ in 0..reader.count()? {
+        field_ids.push(table.intern_field(reader.text()?));
+    }
+    let (mut last, mut cells, mut text) = (Stamp::default(), Vec::<Cell>::new(), Vec::new());
+    for index in 0..reader.u64()? {
+        let sequence = meta.first_record + index;
+        let tag = reader.u8()?;
+        last.observed = last.observed.wrapping_add(reader.i64()?);
+        last.steady = last.steady.wrapping_add(reader.i64()?);
+        let mut emit = |record: &Record<'_>| {
+            if sequence >= from {
+                apply(sequence, last, record, table);
+            }
+        };
+        match tag {
+            TICK => emit(&Record::Tick),
+            FINISH => emit(&Record::Finish),
+            CLOCK => {
+                let offset = reader.i64()?;
+                let quality = quality(reader.u8()?)?;
+                emit(&Record::Clock { offset, quality });
+            }
+            DELIVERED => {
+                let output = output_id(reader.u64()?);
+                let lane = if reader.u8()? == 0 { Lane::Alerts } else { Lane::Results };
+                let upto = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
+                let mut values = [0; 7];
+                for value in &mut values {
+                    *value = reader.u64()?;
+                }
+                emit(&Record::Delivered { output, lane, upto, counts: delivery_counts(values), token: reader.u64()? });
+            }
+            BATCH => {
+                let input = input_id(reader.u64()?);
+                let read_at = last.steady.wrapping_add(reader.i64()?);
+                let position = position(&mut reader)?;
+                let counts = counts(&mut reader)?;
+                cells.clear();
+                text.clear();
+                let points = cells::decode(
+                    &mut reader,
+                    |s| series_ids.get(s as usize).copied().flatten(),
+                    |f| field_ids.get(usize::from(f)).copied().flatten(),
+                    &mut cells,
+                    &mut text,
+                )?;
+                emit(&Record::Batch(BatchRecord { input, read_at, position: &position, counts: &counts, cells: &cells, text: &text, points }));
+            }
+            _ => return Err(Damaged("an unknown record")),
+        }
+    }
+    Ok(())
+}
+
+fn names(reader: &mut Reader<'_>, today: &[&str]) -> Result<Vec<u16>, Damaged> {
+    let mut ids = Vec::new();
+    for _ in 0..reader.count()? {
+        let name = reader.text()?;
+        ids.push(today.iter().position(|n| *n == name).map_or(u16::MAX, |i| i as u16));
+    }
+    Ok(ids)
+}
+
+/// A clock quality by its number.
+///
+/// # Errors
+/// [`Damaged`] for others.
+pub fn quality(raw: u8) -> Result<ClockQuality, Damaged> {
+    match raw {
+        0 => Ok(ClockQuality::Unset),
+        1 => Ok(ClockQuality::Rtc),
+        2 => Ok(ClockQuality::Synced),
+        _ => Err(Damaged("an unknown clock quality")),
+    }
+}
+
+/// Counts in the order of the format.
+pub fn delivery_values(c: &DeliveryCounts) -> [u64; 7] {
+    [c.delivered, c.collapsed, c.rejected, c.expired_age, c.expired_bytes, c.expired_disk, c.expired_stale]
+}
+
+/// The reverse of [`delivery_values`].
+pub fn delivery_counts(values: [u64; 7]) -> DeliveryCounts {
+    let [delivered, collapsed, rejected, expired_age, expired_bytes, expired_disk, expired_stale] = values;
+    DeliveryCounts { delivered, collapsed, rejected, expired_age, expired_bytes, expired_disk, expired_stale }
+}
+
+/// Appends input counts: a bitmap of those that are not zero, then these.
+pub fn put_counts(out: &mut Vec<u8>, counts: &InputCounts) {
+    let values = counts.fields().map(|(_, v)| v);
+    put_u64(out, values.iter().enumerate().fold(0, |bits, (i, v)| bits | u64::from(*v != 0) << i));
+    values.into_iter().filter(|v| *v != 0).for_each(|v| put_u64(out, v));
+}
+
+/// Reads input counts.
+///
+/// # Errors
+/// [`Damaged`].
+pub fn counts(reader: &mut Reader<'_>) -> Result<InputCounts, Damaged> {
+    let bits = reader.u64()?;
+    let mut values = [0; 11];
+    for (index, value) in values.iter_mut().enumerate() {
+        if bits >> index & 1 == 1 {
+            *value = reader.u64()?;
+        }
+    }
+    Ok(InputCounts::from_values(values))
+}
+
+/// Appends a position.
+pub fn put_position(out: &mut Vec<u8>, position: &Position) {
+    match position {
+        Position::None => out.push(0),
+        Position::Messages { session, ids } => {
+            out.push(1);
+            put_u64(out, *session);
+            put_u64(out, ids.len() as u64);
+            for id in ids {
+                out.extend_from_slice(&id.id.to_le_bytes());
+                out.extend_from_slice(&id.hash.to_le_bytes());
+            }
+        }
+        Position::Files(files) => {
+            out.push(2);
+            put_u64(out, files.len() as u64);
+            files.iter().for_each(|file| put_file(out, file));
+        }
+        Position::Sequence { nonce, sequence } => {
+            out.push(3);
+            put_u64(out, *nonce);
+            put_u64(out, *sequence);
+        }
+        Position::Offsets(offsets) => {
+            out.push(4);
+            put_u64(out, offsets.len() as u64);
+            for (name, offset) in offsets {
+                put_bytes(out, name.as_bytes());
+                put_u64(out, *offset);
+            }
+        }
+        Position::Keys(keys) => {
+            out.push(5);
+            put_u64(out, keys.len() as u64);
+            keys.iter().for_each(|key| put_bytes(out, key.as_bytes()));
+        }
+    }
+}
+
+/// Appends a file's position.
+pub fn put_file(out: &mut Vec<u8>, file: &FilePosition) {
+    put_bytes(out, file.path.as_bytes());
+    [file.file.0, file.file.1, file.offset, u64::from(file.head)].into_iter().for_each(|v| put_u64(out, v));
+}
+
+/// Reads a file's position.
+///
+/// # Errors
+/// [`Damaged`].
+pub fn file(reader: &mut Reader<'_>) -> Result<FilePosition, Damaged> {
+    Ok(FilePosition { path: reader.text()?.to_owned(), file: (reader.u64()?, reader.u64()?), offset: reader.u64()?, head: reader.narrow()? })
+}
+
+/// Reads a position.
+///
+/// # Errors
+/// [`Damaged`].
+pub fn position(reader: &mut Reader<'_>) -> Result<Position, Damaged> {
+    Ok(match reader.u8()? {
+        0 => Position::None,
+        1 => {
+            let session = reader.u64()?;
+            let mut ids = Vec::new();
+            for _ in 0..reader.count()? {
+                let raw = reader.take(6)?;
+                ids.push(MessageId { id: u16::from_le_bytes([raw[0], raw[1]]), hash: u32::from_le_bytes([raw[2], raw[3], raw[4], raw[5]]) });
+            }
+            Position::Messages { session, ids }
+        }
+        2 => {
+            let mut files = Vec::new();
+            for _ in 0..reader.count()? {
+                files.push(file(reader)?);
+            }
+            Position::Files(files)
+        }
+        3 => Position::Sequence { nonce: reader.u64()?, sequence: reader.u64()? },
+        4 => {
+            let mut offsets = Vec::new();
+            for _ in 0..reader.count()? {
+                offsets.push((reader.text()?.to_owned(), reader.u64()?));
+            }
+            Position::Offsets(offsets)
+        }
+        5 => {
+            let mut keys = Vec::new();
+            for _ in 0..reader.count()? {
+                keys.push(reader.text()?.to_owned());
+            }
+            Position::Keys(keys)
+        }
+        _ => return Err(Damaged("an unknown position")),
+    })
+}

@@ -1,0 +1,160 @@
+//! Offers to outputs, what comes back, and the bounds of what may wait.
+
+use std::sync::Arc;
+
+use weir_plugin_api::{Chunk, Identity, Lane};
+
+use super::{
+    Core, Effect, Now, OutboxPlace,
+    waiting::{Next, Stored},
+};
+use crate::{
+    codec::chunk,
+    record::{DeliveryCounts, Record},
+};
+
+impl Core {
+    /// Answers every want that can be answered.
+    pub(super) fn offer(&mut self, effects: &mut Vec<Effect>) {
+        let durable = self.commit.durable;
+        for lane in Lane::ALL {
+            let queue = &mut self.waiting.lanes[lane as usize];
+            for index in 0..queue.cursors.len() {
+                let cursor = &queue.cursors[index];
+                if !cursor.wants || cursor.reading {
+                    continue;
+                }
+                let output = index as u16;
+                match queue.next(index, durable) {
+                    Next::Nothing => {}
+                    Next::Chunk(chunk, from) => {
+                        queue.offered(index, &chunk, from);
+                        effects.push(Effect::Offer { output, lane, chunk, from });
+                    }
+                    Next::Block(place) => {
+                        queue.cursors[index].reading = true;
+                        effects.push(Effect::ReadOutbox { output, lane, place });
+                    }
+                }
+            }
+        }
+    }
+
+    /// A block of the outbox for an output, or the news that it is damaged.
+    pub(super) fn outbox_read(&mut self, now: Now, output: u16, lane: Lane, place: OutboxPlace, bytes: Option<Vec<u8>>, effects: &mut Vec<Effect>) {
+        let index = usize::from(output);
+        let spec = Arc::clone(&self.spec);
+        let names: Vec<&str> = spec.outputs.iter().map(|o| o.name.as_str()).collect();
+        let queue = self.waiting.lane(lane);
+        queue.cursors[index].reading = false;
+        let Some(stored) = queue.stored.iter().find(|b| b.place == Some(place)).cloned() else { return };
+        match bytes.and_then(|bytes| chunk::decode(&bytes, &names).ok()) {
+            Some(chunk) => {
+                let from = chunk.after(queue.cursors[index].sent);
+                if from >= chunk.len() {
+                    return;
+                }
+                let chunk: Arc<Chunk> = Arc::new(chunk);
+                queue.offered(index, &chunk, from);
+                effects.push(Effect::Offer { output, lane, chunk, from });
+            }
+            None => {
+                self.damage.outbox_blocks += 1;
+                let message = format!("outbox block is damaged: {} points for {}", stored.counts[index], names[index]);
+                effects.push(Effect::Log { error: true, message });
+                self.expire(now, output, lane, &stored, |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() });
+            }
+        }
+    }
+
+    /// Blocks the state knows and the store has lost: every output that waited for them is told.
+    pub(super) fn give_up_lost(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        for (lane, stored) in std::mem::take(&mut self.lost) {
+            let lane = if lane == 0 { Lane::Alerts } else { Lane::Results };
+            effects.push(Effect::Log { error: true, message: "an outbox block is missing".into() });
+            for output in 0..stored.counts.len() as u16 {
+                self.expire(now, output, lane, &stored, |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() });
+            }
+        }
+    }
+
+    /// Gives up a block for an output that has not been offered it; a record, so that the ledger knows after a crash too.
+    fn expire(&mut self, now: Now, output: u16, lane: Lane, stored: &Stored, counts: impl Fn(u64) -> DeliveryCounts) {
+        let cursor = self.waiting.lanes[lane as usize].cursors[usize::from(output)];
+        let points = u64::from(stored.counts[usize::from(output)]).min(cursor.outstanding - cursor.in_flight.min(cursor.outstanding));
+        if points == 0 || cursor.sent >= stored.last {
+            return;
+        }
+        // What is with the output's task comes before this block, and is settled by itself: the cursor of what is done stays behind it.
+        let upto = if cursor.in_flight > 0 { cursor.done } else { stored.last };
+        let record = Record::Delivered { output, lane, upto, counts: counts(points), token: self.tokens[usize::from(output)] };
+        let in_flight = cursor.in_flight;
+        self.record(now, &record);
+        let cursor = &mut self.waiting.lanes[lane as usize].cursors[usize::from(output)];
+        cursor.sent = cursor.sent.max(stored.last);
+        cursor.in_flight = in_flight;
+    }
+
+    /// Keeps what waits within its bounds: age and bytes of the outbox, points per output.
+    pub(super) fn bounds(&mut self, now: Now) {
+        self.last_observed = self.clock.observed(now);
+        let bytes: u64 = self.waiting.lanes.iter().map(super::waiting::LaneQueue::disk_bytes).sum();
+        let old = self.age_deadline().is_some_and(|at| at <= self.last_observed);
+        if bytes > self.spec.storage.outbox_bytes_max {
+            self.give_up_oldest(now, |points| DeliveryCounts { expired_bytes: points, ..DeliveryCounts::default() });
+        } else if old {
+            self.give_up_oldest(now, |points| DeliveryCounts { expired_age: points, ..DeliveryCounts::default() });
+        }
+        self.count_bounds(now);
+    }
+
+    /// When the oldest block of the outbox reaches its age, observed axis.
+    pub(super) fn age_deadline(&self) -> Option<i64> {
+        let age = self.spec.storage.outbox_age_max;
+        let oldest = self.waiting.lanes.iter().filter_map(|l| l.stored.front()).map(|b| b.observed).min()?;
+        (age > 0).then(|| oldest.saturating_add(age))
+    }
+
+    /// Gives up the oldest block, results before alerts; whether there was one.
+    pub(super) fn give_up_oldest(&mut self, now: Now, counts: impl Fn(u64) -> DeliveryCounts) -> bool {
+        for lane in [Lane::Results, Lane::Alerts] {
+            let Some(stored) = self.waiting.lanes[lane as usize].stored.front().cloned() else { continue };
+            for output in 0..stored.counts.len() as u16 {
+                self.expire(now, output, lane, &stored, &counts);
+            }
+            self.waiting.lane(lane).stored.pop_front();
+            return true;
+        }
+        false
+    }
+
+    /// `metric_buffer_limit`: an output with more points waiting gives up its oldest ones, block by block, chunk by chunk.
+    fn count_bounds(&mut self, now: Now) {
+        for index in 0..self.lines.len() {
+            let limit = self.spec.outputs[index].waiting_points_max;
+            if limit == 0 {
+                continue;
+            }
+            let expired = |points| DeliveryCounts { expired_bytes: points, ..DeliveryCounts::default() };
+            loop {
+                let queue = &self.waiting.lanes[Lane::Results as usize];
+                let cursor = &queue.cursors[index];
+                if cursor.outstanding <= limit {
+                    break;
+                }
+                let wanted = |last: Identity, counts: &[u32]| last > cursor.sent && counts.get(index).is_some_and(|c| *c > 0);
+                let block = queue.stored.iter().find(|b| wanted(b.last, &b.counts)).cloned();
+                let block = block.or_else(|| {
+                    let held = queue.held.iter().find(|h| wanted(h.last, &h.counts))?;
+                    Some(Stored { place: None, first: held.chunk.identity(0), last: held.last, counts: held.counts.clone(), observed: held.observed })
+                });
+                let Some(block) = block else { break };
+                if cursor.outstanding - u64::from(block.counts[index]) < limit && cursor.outstanding < limit + limit / 8 {
+                    // Whole chunks go; a little over the limit is better than far below it.
+                    break;
+                }
+                self.expire(now, index as u16, Lane::Results, &block, expired);
+            }
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The core's state: how it begins, what a checkpoint holds of it, and how it comes back.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use weir_plugin_api::{Identity, Lane, Resume, plugin::OutputResume};
+
+use super::{
+    Core, InputState, Now, OutboxPlace,
+    checkpoint::CheckpointState,
+    clock::ClockState,
+    commit::Commit,
+    ledger::{DamageLine, OutputLine},
+    waiting::{Stored, Waiting},
+};
+use crate::{
+    codec::{
+        bytes::{Damaged, Reader, put_bytes, put_i64, put_u64},
+        record::{BlockBuilder, counts, file, put_counts, put_file, quality},
+    },
+    operators::{Operators, SnapshotError},
+    record::Stamp,
+    results::Results,
+    series::SeriesTable,
+    spec::EngineSpec,
+};
+
+/// Version of the state's format.
+const VERSION: u64 = 1;
+
+/// Why a state can't be restored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// Written by another version.
+    #[error("the state has format {0}, this version reads {VERSION}")]
+    Version(u64),
+    /// The core's part.
+    #[error("the state is damaged")]
+    Damaged(#[from] Damaged),
+    /// The operators' part.
+    #[error("the operators' state can't be read")]
+    Operators(#[from] SnapshotError),
+}
+
+/// A block the store found in the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundBlock {
+    /// Lane.
+    pub lane: u8,
+    /// Where.
+    pub place: OutboxPlace,
+    /// First identity.
+    pub first: Identity,
+}
+
+impl Core {
+    /// A first start.
+    pub fn new(spec: Arc<EngineSpec>, now: Now) -> Self {
+        let outputs = spec.outputs.len();
+        Self {
+            table: SeriesTable::new(spec.limits.series_max),
+            operators: Operators::new(Arc::clone(&spec)),
+            results: Results::default(),
+            inputs: spec.inputs.iter().map(|_| InputState::default()).collect(),
+            lines: spec.outputs.iter().map(|o| OutputLine { name: o.name.clone(), ..OutputLine::default() }).collect(),
+            tokens: vec![0; outputs],
+            waiting: Waiting::new(outputs),
+            block: BlockBuilder::default(),
+            clock: ClockState::start(0, 0, now),
+            commit: Commit::new(&spec.storage),
+            next_record: 1,
+            damage: DamageLine::default(),
+            levels_sent: vec![None; spec.levels.len()],
+            checkpoint: CheckpointState::default(),
+            gone: Vec::new(),
+            lost: Vec::new(),
+            dropped: Vec::new(),
+            failed: None,
+            armed: i64::MAX,
+            spilled: Vec::new(),
+            replayed: Stamp::default(),
+            last_observed: 0,
+            spec,
+        }
+    }
+
+    /// Back from a checkpoint's state; `outbox` is what the store found.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn restore(spec: Arc<EngineSpec>, state: &[u8], outbox: &[FoundBlock], now: Now) -> Result<Self, StateError> {
+        let mut core = Self::new(Arc::clone(&spec), now);
+        let mut reader = Reader::new(state);
+        let version = reader.u64()?;
+        if version != VERSION {
+            return Err(StateError::Version(version));
+        }
+        core.next_record = reader.u64()?;
+        core.checkpoint.number = reader.u64()?;
+        let observed = reader.i64()?;
+        core.clock = ClockState::start(observed, reader.i64()?, now);
+        core.clock.offset = reader.i64()?;
+        core.clock.quality = quality(reader.u8()?)?;
+        core.damage = DamageLine { journal_blocks: reader.u64()?, records: reader.u64()?, points: reader.u64()?, outbox_blocks: reader.u64()? };
+        for _ in 0..reader.count()? {
+            let name = reader.text()?.to_owned();
+            let input = InputState { resume: resume(&mut reader)?, counts: counts(&mut reader)?, recorded: reader.u64()?, ..InputState::default() };
+            if let Some(index) = spec.inputs.iter().position(|i| i.name == name) {
+                core.inputs[index] = input;
+            } else {
+                core.gone.push((name, input));
+            }
+        }
+        core.restore_outputs(&mut reader, outbox)?;
+        let (operators, dropped) = Operators::restore(spec, reader.take(reader.left())?, &mut core.table)?;
+        core.operators = operators;
+        core.dropped = dropped;
+        Ok(core)
+    }
+
+    fn restore_outputs(&mut self, reader: &mut Reader<'_>, outbox: &[FoundBlock]) -> Result<(), Damaged> {
+        let mut names = Vec::new();
+        for _ in 0..reader.count()? {
+            let name = reader.text()?;
+            let index = self.spec.outputs.iter().position(|o| o.name == name);
+            names.push(index);
+            let mut values = [0; 8];
+            for value in &mut values {
+                *value = reader.u64()?;
+            }
+            let token = reader.u64()?;
+            let mut cursors = Vec::new();
+            for _ in Lane::ALL {
+                let done = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
+                cursors.push((done, reader.u64()?));
+            }
+            let Some(index) = index else { continue };
+            self.tokens[index] = token;
+            let line = &mut self.lines[index];
+            [line.routed, line.delivered, line.collapsed, line.rejected, line.expired_age, line.expired_bytes, line.expired_disk, line.expired_stale] = values;
+            for (lane, (done, outstanding)) in self.waiting.lanes.iter_mut().zip(cursors) {
+                let cursor = &mut lane.cursors[index];
+                (cursor.done, cursor.sent, cursor.outstanding) = (done, done, outstanding);
+            }
+        }
+        let places: BTreeMap<(u8, Identity), OutboxPlace> = outbox.iter().map(|f| ((f.lane, f.first), f.place)).collect();
+        for lane in 0..2u8 {
+            for _ in 0..reader.count()? {
+                let first = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
+                let last = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
+                let observed = reader.i64()?;
+                let mut by_output = vec![0; self.spec.outputs.len()];
+                for index in &names {
+                    let count: u32 = reader.narrow()?;
+                    if let Some(index) = index {
+                        by_output[*index] = count;
+                    }
+                }
+                let place = places.get(&(lane, first)).copied();
+                let stored = Stored { place, first, last, counts: by_output, observed };
+                if place.is_some() {
+                    self.waiting.lanes[usize::from(lane)].stored.push_back(stored);
+                } else {
+                    self.damage.outbox_blocks += 1;
+                    self.lost.push((lane, stored));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The state as bytes.
+    pub(super) fn snapshot(&self, now: Now) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_u64(&mut out, VERSION);
+        put_u64(&mut out, self.next_record);
+        put_u64(&mut out, self.checkpoint.number);
+        put_i64(&mut out, self.clock.observed(now));
+        put_i64(&mut out, self.clock.wall_max);
+        put_i64(&mut out, self.clock.offset);
+        out.push(self.clock.quality as u8);
+        let d = &self.damage;
+        [d.journal_blocks, d.records, d.points, d.outbox_blocks].into_iter().for_each(|v| put_u64(&mut out, v));
+        put_u64(&mut out, (self.inputs.len() + self.gone.len()) as u64);
+        let named = self.spec.inputs.iter().map(|i| i.name.as_str()).zip(&self.inputs);
+        for (name, input) in named.chain(self.gone.iter().map(|(name, input)| (name.as_str(), input))) {
+            put_bytes(&mut out, name.as_bytes());
+            put_resume(&mut out, &input.resume);
+            put_counts(&mut out, &input.counts);
+            put_u64(&mut out, input.recorded);
+        }
+        put_u64(&mut out, self.lines.len() as u64);
+        for (index, line) in self.lines.iter().enumerate() {
+            put_bytes(&mut out, line.name.as_bytes());
+            for value in
+                [line.routed, line.delivered, line.collapsed, line.rejected, line.expired_age, line.expired_bytes, line.expired_disk, line.expired_stale]
+            {
+                put_u64(&mut out, value);
+            }
+            put_u64(&mut out, self.tokens[index]);
+            for lane in &self.waiting.lanes {
+                let cursor = &lane.cursors[index];
+                put_u64(&mut out, cursor.done.record);
+                put_u64(&mut out, u64::from(cursor.done.ordinal));
+                put_u64(&mut out, cursor.outstanding);
+            }
+        }
+        for lane in &self.waiting.lanes {
+            put_u64(&mut out, lane.stored.len() as u64);
+            for stored in &lane.stored {
+                put_u64(&mut out, stored.first.record);
+                put_u64(&mut out, u64::from(stored.first.ordinal));
+                put_u64(&mut out, stored.last.record);
+                put_u64(&mut out, u64::from(stored.last.ordinal));
+                put_i64(&mut out, stored.observed);
+                stored.counts.iter().for_each(|count| put_u64(&mut out, u64::from(*count)));
+            }
+        }
+        self.operators.snapshot(&self.table, &mut out);
+        out
+    }
+
+    /// Where an input stood.
+    pub fn resume(&self, input: u16) -> &Resume {
+        &self.inputs[usize::from(input)].resume
+    }
+
+    /// Where an output stood.
+    pub fn output_resume(&self, output: u16) -> OutputResume {
+        let index = usize::from(output);
+        OutputResume {
+            alerts: self.waiting.lanes[Lane::Alerts as usize].cursors[index].done,
+            results: self.waiting.lanes[Lane::Results as usize].cursors[index].done,
+            token: self.tokens[index],
+        }
+    }
+}
+
+fn put_resume(out: &mut Vec<u8>, resume: &Resume) {
+    put_u64(out, resume.session);
+    put_u64(out, resume.messages.len() as u64);
+    for (id, hash) in &resume.messages {
+        put_u64(out, u64::from(*id));
+        out.extend_from_slice(&hash.to_le_bytes());
+    }
+    put_u64(out, resume.files.len() as u64);
+    resume.files.values().for_each(|file| put_file(out, file));
+    put_u64(out, u64::from(resume.sequence.is_some()));
+    if let Some((nonce, sequence)) = resume.sequence {
+        put_u64(out, nonce);
+        put_u64(out, sequence);
+    }
+    put_u64(out, resume.offsets.len() as u64);
+    for (name, offset) in &resume.offsets {
+        put_bytes(out, name.as_bytes());
+        put_u64(out, *offset);
+    }
+    put_u64(out, resume.keys.len() as u64);
+    resume.keys.iter().for_each(|key| put_bytes(out, key.as_bytes()));
+}
+
+fn resume(reader: &mut Reader<'_>) -> Result<Resume, Damaged> {
+    let mut resume = Resume { session: reader.u64()?, ..Resume::default() };
+    for _ in 0..reader.count()? {
+        let id = reader.narrow()?;
+        let hash = reader.take(4)?;
+        resume.messages.insert(id, u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]));
+    }
+    for _ in 0..reader.count()? {
+        let file = file(reader)?;
+        resume.files.insert(file.file, file);
+    }
+    if reader.u64()? == 1 {
+        resume.sequence = Some((reader.u64()?, reader.u64()?));
+    }
+    for _ in 0..reader.count()? {
+        let name = reader.text()?.to_owned();
+        resume.offsets.insert(name, reader.u64()?);
+    }
+    for _ in 0..reader.count()? {
+        resume.keys.push(reader.text()?.to_owned());
+    }
+    Ok(resume)
+}

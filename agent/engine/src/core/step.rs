@@ -1,0 +1,470 @@
+//! Events in: batches become records, timers fall due, blocks arrive on the disk.
+
+use std::sync::Arc;
+
+use weir_plugin_api::{Batch, Identity, Lane, Position, plugin::OutputResume};
+
+use super::{
+    BlockMeta, Core, Effect, Event, Now,
+    commit::Flight,
+    ledger::{InputLine, Ledger, OperatorLine, OutputLine},
+};
+use crate::{
+    codec::{bytes::Damaged, record},
+    record::{BatchRecord, Record, Stamp},
+    spec::{Durability, OnStorageFailure},
+};
+
+/// Points after which the open chunk of results is sealed.
+const CHUNK_POINTS: usize = 4096;
+
+/// Why a journal block could not be replayed.
+pub type RecordError = Damaged;
+
+impl Core {
+    /// One recovered journal block, in order.
+    ///
+    /// # Errors
+    /// When it is damaged inside; records before the damage were applied.
+    pub fn replay(&mut self, meta: &BlockMeta, bytes: &[u8]) -> Result<(), RecordError> {
+        let from = self.next_record;
+        let spec = Arc::clone(&self.spec);
+        let inputs: Vec<&str> = spec.inputs.iter().map(|i| i.name.as_str()).collect();
+        let outputs: Vec<&str> = spec.outputs.iter().map(|o| o.name.as_str()).collect();
+        // The table is needed beside the rest of the core while the records are applied.
+        let mut table = std::mem::replace(&mut self.table, crate::series::SeriesTable::new(0));
+        let result = record::decode(meta, bytes, from, &mut table, &inputs, &outputs, |sequence, stamp, record, table| {
+            self.next_record = sequence + 1;
+            self.replayed = stamp;
+            self.note(sequence, stamp, record, table);
+        });
+        self.table = table;
+        self.next_record = self.next_record.max(meta.first_record + u64::from(meta.records));
+        self.commit.durable = self.next_record - 1;
+        self.seal(self.replayed.observed);
+        result
+    }
+
+    /// Ends recovery: time goes on, levels are set, the first deadline is armed.
+    pub fn start(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let observed = self.clock.observed(now).max(self.replayed.observed);
+        self.clock.restart(observed, now);
+        self.commit.durable = self.next_record - 1;
+        for message in std::mem::take(&mut self.dropped) {
+            effects.push(Effect::Log { error: false, message });
+        }
+        self.give_up_lost(now, effects);
+        for (action, on) in self.operators.levels().iter().enumerate() {
+            self.levels_sent[action] = Some(*on);
+            effects.push(Effect::Level { action: action as u16, on: *on });
+        }
+        self.check_clock(now);
+        self.finish_step(now, effects);
+    }
+
+    /// One event.
+    pub fn step(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Batch { input, batch } => self.batch(now, input, batch, effects),
+            Event::Time => {
+                self.armed = i64::MAX;
+                self.check_clock(now);
+                self.timers(now, effects);
+            }
+            Event::Durable { block, synced } => self.durable(block, synced, effects),
+            Event::StorageFailed { reason } => self.storage_failed(reason, effects),
+            Event::CheckpointDone { number, outbox, .. } => self.checkpoint_done(number, &outbox, effects),
+            Event::CheckpointFailed { number, no_space, reason } => self.checkpoint_failed(now, number, no_space, reason, effects),
+            Event::OutboxRead { output, lane, place, bytes } => self.outbox_read(now, output, lane, place, bytes, effects),
+            Event::Want { output, lane } => self.waiting.lane(lane).cursors[usize::from(output)].wants = true,
+            Event::Delivered { output, lane, upto, counts, token } => {
+                let record = Record::Delivered { output, lane, upto, counts, token };
+                self.record(now, &record);
+            }
+            Event::Finish => {
+                self.record(now, &Record::Finish);
+                self.commit.urgent = true;
+            }
+            Event::Checkpoint => self.checkpoint.wanted = true,
+        }
+        self.finish_step(now, effects);
+    }
+
+    fn finish_step(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.levels(effects);
+        self.bounds(now);
+        self.maybe_checkpoint(now, effects);
+        if self.commit.fires(self.block.len(), now.steady) {
+            self.commit_block(now, effects);
+        }
+        self.offer(effects);
+        self.arm(now, effects);
+    }
+
+    /// Whether rings should be emptied.
+    pub fn wants_batches(&self) -> bool {
+        let stalled = self.failed.is_some() && self.spec.storage.on_failure == OnStorageFailure::Stall;
+        let full = self.commit.journal_bytes >= self.spec.storage.journal_bytes_max / 3 * 2 && self.checkpoint.running.is_some();
+        let spilling = self.waiting.bytes() > 2 * self.spec.limits.results_waiting_bytes_max && self.checkpoint.running.is_some();
+        !stalled && !full && !spilling && self.commit.has_room(self.block.len())
+    }
+
+    fn batch(&mut self, now: Now, input: u16, mut batch: Batch, effects: &mut Vec<Effect>) {
+        self.check_clock(now);
+        self.translate(input, &mut batch);
+        let number = batch.number;
+        let waits = batch.position != Position::None || !batch.cells.is_empty() || !batch.counts.is_zero();
+        if waits {
+            let record = Record::Batch(BatchRecord {
+                input,
+                read_at: batch.read_at,
+                position: &batch.position,
+                counts: &batch.counts,
+                cells: &batch.cells,
+                text: &batch.text,
+                points: batch.points,
+            });
+            self.record(now, &record);
+            self.commit.wait(now.steady);
+        }
+        let state = &mut self.inputs[usize::from(input)];
+        if let Position::Messages { ids, .. } = &batch.position {
+            state.unacknowledged += ids.len() as u32;
+            let window = self.spec.inputs[usize::from(input)].window_messages;
+            self.commit.urgent |= window > 0 && state.unacknowledged >= window - window / 4;
+        }
+        effects.push(Effect::Recycle { input, batch });
+        if self.spec.storage.durability == Durability::None {
+            effects.push(Effect::Acknowledge { input, number });
+        } else {
+            match self.commit.acknowledge.iter_mut().find(|(i, _)| *i == input) {
+                Some((_, newest)) => *newest = number,
+                None => self.commit.acknowledge.push((input, number)),
+            }
+        }
+    }
+
+    /// Ids of the input become ids of the table. Points whose series finds the table full are counted and left out.
+    fn translate(&mut self, input: u16, batch: &mut Batch) {
+        let state = &mut self.inputs[usize::from(input)];
+        for (series, partition) in batch.new_series.iter().zip(&batch.new_partitions) {
+            state.series.push(self.table.intern(series, input, partition).unwrap_or(u32::MAX));
+        }
+        for field in &batch.new_fields {
+            state.fields.push(self.table.intern_field(field).unwrap_or(u16::MAX));
+        }
+        let mut refused = 0;
+        let mut all = true;
+        for cell in &mut batch.cells {
+            cell.series = state.series.get(cell.series as usize).copied().unwrap_or(u32::MAX);
+            cell.field = state.fields.get(usize::from(cell.field)).copied().unwrap_or(u16::MAX);
+            all &= cell.series != u32::MAX && cell.field != u16::MAX;
+        }
+        if all {
+            return;
+        }
+        // A point loses a field without a name, and goes with its first one: the flag moves on to the next.
+        let mut start_lost = false;
+        batch.cells.retain_mut(|cell| {
+            let starts = cell.starts_point();
+            if cell.series == u32::MAX {
+                refused += u32::from(starts);
+                return false;
+            }
+            if starts {
+                start_lost = false;
+            }
+            if cell.field == u16::MAX {
+                batch.counts.dropped_fields += 1;
+                start_lost |= starts;
+                return false;
+            }
+            if start_lost {
+                cell.flags |= weir_plugin_api::Cell::START;
+                start_lost = false;
+            }
+            true
+        });
+        let left = batch.cells.iter().filter(|c| c.starts_point()).count() as u32;
+        batch.counts.refused_series += u64::from(batch.points - left);
+        batch.points = left;
+    }
+
+    /// Makes a record: encodes it, and applies it.
+    pub(super) fn record(&mut self, now: Now, record: &Record<'_>) {
+        let stamp = Stamp { observed: self.clock.observed(now), steady: now.steady };
+        let sequence = self.next_record;
+        self.next_record += 1;
+        self.block.push(sequence, stamp, record);
+        let table = std::mem::replace(&mut self.table, crate::series::SeriesTable::new(0));
+        self.note(sequence, stamp, record, &table);
+        self.table = table;
+        if self.results.len(Lane::Alerts) > 0 {
+            self.commit.urgent = true;
+        }
+        if !self.results.is_empty() {
+            // Results wait for their cause, so it must not wait for company.
+            self.commit.wait(now.steady);
+        }
+        if self.results.len(Lane::Results) >= CHUNK_POINTS {
+            self.seal(stamp.observed);
+        }
+    }
+
+    /// What a record means, whether it was made just now or read back.
+    fn note(&mut self, sequence: u64, stamp: Stamp, record: &Record<'_>, table: &crate::series::SeriesTable) {
+        match record {
+            Record::Batch(batch) => {
+                if let Some(input) = self.inputs.get_mut(usize::from(batch.input)) {
+                    input.resume.apply(batch.position);
+                    input.counts.add(batch.counts);
+                    input.recorded += u64::from(batch.points);
+                }
+            }
+            Record::Clock { offset, quality } => self.clock.note(*offset, *quality, offset + stamp.steady),
+            Record::Delivered { output, lane, upto, counts, token } => {
+                let index = usize::from(*output);
+                let Some(line) = self.lines.get_mut(index) else { return };
+                // A delivery may settle what is still in the open chunk of this very lane: it must be counted first.
+                line.delivered += counts.delivered;
+                line.collapsed += counts.collapsed;
+                line.rejected += counts.rejected;
+                line.expired_age += counts.expired_age;
+                line.expired_bytes += counts.expired_bytes;
+                line.expired_disk += counts.expired_disk;
+                line.expired_stale += counts.expired_stale;
+                self.tokens[index] = *token;
+                if self.replaying_lane_open(*lane) {
+                    self.seal(stamp.observed);
+                }
+                self.waiting.lane(*lane).settle(index, *upto, counts);
+                return;
+            }
+            Record::Tick | Record::Finish => {}
+        }
+        self.results.start_record(sequence);
+        self.operators.apply(stamp, record, table, &mut self.results);
+    }
+
+    /// While replaying, results of the block so far may not be sealed yet when their delivery is read.
+    fn replaying_lane_open(&self, lane: Lane) -> bool {
+        self.results.len(lane) > 0
+    }
+
+    /// The open chunks leave the engine.
+    pub(super) fn seal(&mut self, observed: i64) {
+        for lane in Lane::ALL {
+            if self.results.len(lane) == 0 {
+                continue;
+            }
+            let chunk = self.results.take(lane);
+            let counts = super::waiting::count(&chunk, 0, self.lines.len());
+            for (line, count) in self.lines.iter_mut().zip(&counts) {
+                line.routed += u64::from(*count);
+            }
+            self.waiting.lane(lane).push(chunk, observed);
+        }
+    }
+
+    fn commit_block(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.seal(self.clock.observed(now));
+        if self.block.is_empty() {
+            (self.commit.due, self.commit.urgent) = (None, false);
+            return;
+        }
+        let spec = Arc::clone(&self.spec);
+        let inputs: Vec<&str> = spec.inputs.iter().map(|i| i.name.as_str()).collect();
+        let outputs: Vec<&str> = spec.outputs.iter().map(|o| o.name.as_str()).collect();
+        let (meta, bytes) = self.block.seal(&self.table, &inputs, &outputs);
+        let block = self.commit.next_block;
+        let flight = Flight {
+            block,
+            last_record: self.next_record - 1,
+            acknowledge: std::mem::take(&mut self.commit.acknowledge),
+            levels: std::mem::take(&mut self.commit.levels),
+        };
+        self.inputs.iter_mut().for_each(|input| input.unacknowledged = 0);
+        let syncs = self.commit.syncs();
+        self.commit.sent(flight, bytes.len(), now.steady);
+        if self.failed.is_some() {
+            // Nothing goes to a dead disk; `continue` lets results go on from memory.
+            if self.spec.storage.on_failure == OnStorageFailure::Continue {
+                self.arrive(block, effects);
+            }
+            return;
+        }
+        effects.push(Effect::Append { block, bytes, meta, sync: syncs });
+        if self.spec.storage.durability == Durability::None {
+            self.arrive(block, effects);
+        }
+    }
+
+    /// Closes the open block whatever the policy says: before a checkpoint.
+    pub(super) fn commit_now(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.commit_block(now, effects);
+    }
+
+    fn durable(&mut self, block: u64, synced: bool, effects: &mut Vec<Effect>) {
+        if synced || !self.commit.syncs() {
+            self.arrive(block, effects);
+        }
+        if synced {
+            self.commit.sync_due = None;
+        }
+    }
+
+    fn arrive(&mut self, block: u64, effects: &mut Vec<Effect>) {
+        for flight in self.commit.arrived(block) {
+            for (input, number) in flight.acknowledge {
+                effects.push(Effect::Acknowledge { input, number });
+            }
+            for (action, on) in flight.levels {
+                effects.push(Effect::Level { action, on });
+            }
+        }
+    }
+
+    fn storage_failed(&mut self, reason: String, effects: &mut Vec<Effect>) {
+        let on_failure = self.spec.storage.on_failure;
+        if self.failed.is_none() {
+            let what = if on_failure == OnStorageFailure::Stall { "nothing more is acknowledged" } else { "going on from memory, unsafe" };
+            effects.push(Effect::Log { error: true, message: format!("storage failed, {what}: {reason}") });
+        }
+        self.failed = Some(reason);
+        self.checkpoint.running = None;
+        if on_failure == OnStorageFailure::Continue
+            && let Some(last) = self.commit.in_flight.back().map(|f| f.block)
+        {
+            self.arrive(last, effects);
+        }
+    }
+
+    fn check_clock(&mut self, now: Now) {
+        if let Some((offset, quality)) = self.clock.change(now) {
+            self.record(now, &Record::Clock { offset, quality });
+        }
+    }
+
+    fn timers(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.operators.next_deadline().is_some_and(|at| at <= self.clock.observed(now)) {
+            self.record(now, &Record::Tick);
+        }
+        if self.commit.sync_due.is_some_and(|at| at <= now.steady) {
+            self.commit.sync_due = None;
+            effects.push(Effect::Sync);
+        }
+    }
+
+    /// Level changes: at once where allowed, else with their block.
+    fn levels(&mut self, effects: &mut Vec<Effect>) {
+        for (index, on) in self.operators.levels().iter().enumerate() {
+            if self.levels_sent[index] == Some(*on) {
+                continue;
+            }
+            self.levels_sent[index] = Some(*on);
+            if self.spec.levels[index].at_once {
+                effects.push(Effect::Level { action: index as u16, on: *on });
+            } else {
+                self.commit.levels.push((index as u16, *on));
+                self.commit.urgent = true;
+            }
+        }
+    }
+
+    fn arm(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let operators = self.operators.next_deadline().map_or(i64::MAX, |at| self.clock.steady_at(at));
+        let commit = if self.commit.in_flight.len() < 2 { self.commit.due.unwrap_or(i64::MAX) } else { i64::MAX };
+        let sync = self.commit.sync_due.unwrap_or(i64::MAX);
+        let age = self.age_deadline().map_or(i64::MAX, |at| self.clock.steady_at(at));
+        // What is due already and could not be done waits for an answer from the disk, not for time; a millisecond is no busy loop.
+        let at = operators.min(commit).min(sync).min(age).max(now.steady + 1_000_000);
+        let at = if at == i64::MAX { at } else { at.max(now.steady + 1) };
+        if operators.min(commit).min(sync).min(age) == i64::MAX {
+            if self.armed != i64::MAX {
+                self.armed = i64::MAX;
+                effects.push(Effect::Arm { at: i64::MAX });
+            }
+        } else if at != self.armed {
+            self.armed = at;
+            effects.push(Effect::Arm { at });
+        }
+    }
+
+    /// Nothing is open, on its way or unacknowledged.
+    pub fn is_idle(&self) -> bool {
+        self.commit.in_flight.is_empty() && self.commit.due.is_none() && self.commit.acknowledge.is_empty() && self.checkpoint.running.is_none()
+    }
+
+    /// Storage has failed for good.
+    pub fn is_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// The destination knows better where it stands.
+    pub fn set_output_cursor(&mut self, output: u16, resume: OutputResume) {
+        let index = usize::from(output);
+        self.tokens[index] = resume.token;
+        for (lane, done) in [(Lane::Alerts, resume.alerts), (Lane::Results, resume.results)] {
+            let cursor = &mut self.waiting.lane(lane).cursors[index];
+            if done > cursor.sent {
+                cursor.sent = done;
+            }
+        }
+    }
+
+    /// Recovery lost a block, or could not read it.
+    pub fn note_damage(&mut self, records: u64, points: u64) {
+        self.damage.journal_blocks += 1;
+        self.damage.records += records;
+        self.damage.points += points;
+    }
+
+    /// Digest of the operators' state.
+    pub fn digest(&self) -> u64 {
+        self.operators.digest(&self.table)
+    }
+
+    /// The ledger now.
+    pub fn ledger(&self) -> Ledger {
+        let named = self.spec.inputs.iter().map(|i| i.name.clone()).zip(&self.inputs);
+        let gone = self.gone.iter().map(|(name, input)| (format!("{name} (gone)"), input));
+        let observed = self.replayed.observed.max(self.last_observed);
+        let mut outputs = self.lines.clone();
+        for (index, line) in outputs.iter_mut().enumerate() {
+            self.fill(index, line, observed);
+        }
+        Ledger {
+            inputs: named.chain(gone).map(|(name, input)| InputLine { name, counts: input.counts, recorded: input.recorded }).collect(),
+            engine: *self.operators.counts(),
+            operators: self.operators.operator_counts().map(|(name, counts)| OperatorLine { name: name.to_owned(), counts: *counts }).collect(),
+            outputs,
+            damage: self.damage,
+            records: self.next_record - 1,
+            journal_bytes: self.commit.journal_bytes,
+            outbox_bytes: self.waiting.lanes.iter().map(super::waiting::LaneQueue::disk_bytes).sum(),
+            commits: self.commit.commits,
+            checkpoints: self.checkpoint.made,
+            storage_failed: self.failed.clone(),
+        }
+    }
+
+    fn fill(&self, index: usize, line: &mut OutputLine, observed: i64) {
+        for (lane, queue) in self.waiting.lanes.iter().enumerate() {
+            let cursor = &queue.cursors[index];
+            let disk = queue.waiting_disk(index);
+            line.in_flight += cursor.in_flight;
+            line.waiting_disk += disk;
+            line.waiting_memory += cursor.outstanding.saturating_sub(cursor.in_flight + disk);
+            if let Some(oldest) = queue.oldest(index) {
+                line.lag = line.lag.max(observed - oldest);
+            }
+            // What is in the open chunk is not routed yet: it is counted when it is sealed.
+            let _ = lane;
+        }
+    }
+
+    /// The last delivered identity that matters to nobody: for tests.
+    pub fn cursor(&self, output: u16, lane: Lane) -> Identity {
+        self.waiting.lanes[lane as usize].cursors[usize::from(output)].done
+    }
+}
