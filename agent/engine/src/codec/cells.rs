@@ -32,7 +32,8 @@ struct Shape {
 
 impl Shape {
     fn fits(&self, cells: &[Cell]) -> bool {
-        self.fields.len() == cells.len() && self.fields.iter().zip(cells).all(|((field, kind), cell)| *field == cell.field && *kind == cell.kind)
+        self.fields.len() == cells.len()
+            && self.fields.iter().zip(cells).all(|((field, kind), cell)| *field == cell.field && *kind == cell.kind)
     }
 }
 
@@ -294,7 +295,14 @@ pub fn decode(
         let shape = &mut shapes[*shape as usize];
         for (index, (id, kind)) in shape.fields.iter().enumerate() {
             let flags = if index == 0 { Cell::START } else { 0 } | if untimed[point] { Cell::UNTIMED } else { 0 };
-            cells.push(Cell { series: ids[point], field: *id, kind: *kind, flags, time: times[point], value: shape.columns[index][shape.next] });
+            cells.push(Cell {
+                series: ids[point],
+                field: *id,
+                kind: *kind,
+                flags,
+                time: times[point],
+                value: shape.columns[index][shape.next],
+            });
         }
         shape.next += 1;
     }

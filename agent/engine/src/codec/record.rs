@@ -122,7 +122,8 @@ impl BlockBuilder {
                 self.series.note(cell.series, block);
                 if !cell.is_untimed() {
                     let (low, high) = &mut self.meta.times;
-                    (*low, *high) = if (*low, *high) == (0, 0) { (cell.time, cell.time) } else { ((*low).min(cell.time), (*high).max(cell.time)) };
+                    (*low, *high) =
+                        if (*low, *high) == (0, 0) { (cell.time, cell.time) } else { ((*low).min(cell.time), (*high).max(cell.time)) };
                 }
             }
             self.fields.note(u32::from(cell.field), block);
@@ -246,7 +247,15 @@ pub fn decode(
                     &mut cells,
                     &mut text,
                 )?;
-                emit(&Record::Batch(BatchRecord { input, read_at, position: &position, counts: &counts, cells: &cells, text: &text, points }));
+                emit(&Record::Batch(BatchRecord {
+                    input,
+                    read_at,
+                    position: &position,
+                    counts: &counts,
+                    cells: &cells,
+                    text: &text,
+                    points,
+                }));
             }
             _ => return Err(Damaged("an unknown record")),
         }
@@ -359,7 +368,12 @@ pub fn put_file(out: &mut Vec<u8>, file: &FilePosition) {
 /// # Errors
 /// [`Damaged`].
 pub fn file(reader: &mut Reader<'_>) -> Result<FilePosition, Damaged> {
-    Ok(FilePosition { path: reader.text()?.to_owned(), file: (reader.u64()?, reader.u64()?), offset: reader.u64()?, head: reader.narrow()? })
+    Ok(FilePosition {
+        path: reader.text()?.to_owned(),
+        file: (reader.u64()?, reader.u64()?),
+        offset: reader.u64()?,
+        head: reader.narrow()?,
+    })
 }
 
 /// Reads a position.
@@ -374,7 +388,10 @@ pub fn position(reader: &mut Reader<'_>) -> Result<Position, Damaged> {
             let mut ids = Vec::new();
             for _ in 0..reader.count()? {
                 let raw = reader.take(6)?;
-                ids.push(MessageId { id: u16::from_le_bytes([raw[0], raw[1]]), hash: u32::from_le_bytes([raw[2], raw[3], raw[4], raw[5]]) });
+                ids.push(MessageId {
+                    id: u16::from_le_bytes([raw[0], raw[1]]),
+                    hash: u32::from_le_bytes([raw[2], raw[3], raw[4], raw[5]]),
+                });
             }
             Position::Messages { session, ids }
         }

@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use weir_plugin_api::{Chunk, Lane};
 
-use super::{
-    Core, Effect, Now, OutboxBlock, OutboxPlace,
-    waiting::Stored,
-};
+use super::{Core, Effect, Now, OutboxBlock, OutboxPlace, waiting::Stored};
 use crate::{
     codec::{cells::CellEncoder, chunk},
     record::DeliveryCounts,

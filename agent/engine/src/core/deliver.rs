@@ -41,7 +41,15 @@ impl Core {
     }
 
     /// A block of the outbox for an output, or the news that it is damaged.
-    pub(super) fn outbox_read(&mut self, now: Now, output: u16, lane: Lane, place: OutboxPlace, bytes: Option<Vec<u8>>, effects: &mut Vec<Effect>) {
+    pub(super) fn outbox_read(
+        &mut self,
+        now: Now,
+        output: u16,
+        lane: Lane,
+        place: OutboxPlace,
+        bytes: Option<Vec<u8>>,
+        effects: &mut Vec<Effect>,
+    ) {
         let index = usize::from(output);
         let spec = Arc::clone(&self.spec);
         let names: Vec<&str> = spec.outputs.iter().map(|o| o.name.as_str()).collect();
@@ -146,7 +154,13 @@ impl Core {
                 let block = queue.stored.iter().find(|b| wanted(b.last, &b.counts)).cloned();
                 let block = block.or_else(|| {
                     let held = queue.held.iter().find(|h| wanted(h.last, &h.counts))?;
-                    Some(Stored { place: None, first: held.chunk.identity(0), last: held.last, counts: held.counts.clone(), observed: held.observed })
+                    Some(Stored {
+                        place: None,
+                        first: held.chunk.identity(0),
+                        last: held.last,
+                        counts: held.counts.clone(),
+                        observed: held.observed,
+                    })
                 });
                 let Some(block) = block else { break };
                 if cursor.outstanding - u64::from(block.counts[index]) < limit && cursor.outstanding < limit + limit / 8 {

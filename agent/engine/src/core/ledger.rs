@@ -114,16 +114,22 @@ impl Ledger {
         let mut recorded = 0;
         for input in &self.inputs {
             recorded += input.recorded;
-            check(format!("input {}: read = not recorded + recorded", input.name), input.counts.read, input.counts.not_recorded() + input.recorded);
+            check(
+                format!("input {}: read = not recorded + recorded", input.name),
+                input.counts.read,
+                input.counts.not_recorded() + input.recorded,
+            );
         }
         check("engine: recorded = held + dispatched".into(), recorded, self.engine.held + self.engine.dispatched);
         for operator in &self.operators {
             let c = &operator.counts;
-            let settled = c.applied + c.late + c.late_clock_step + c.future + c.overflow_groups + c.overflow_panes + c.conflict_type + c.undefined;
+            let settled =
+                c.applied + c.late + c.late_clock_step + c.future + c.overflow_groups + c.overflow_panes + c.conflict_type + c.undefined;
             check(format!("operator {}: in = applied + late + future + overflow + conflict + undefined", operator.name), c.r#in, settled);
         }
         for output in &self.outputs {
-            let settled = output.delivered + output.rejected + output.expired_age + output.expired_bytes + output.expired_disk + output.expired_stale;
+            let settled =
+                output.delivered + output.rejected + output.expired_age + output.expired_bytes + output.expired_disk + output.expired_stale;
             check(format!("output {}: routed = settled + waiting", output.name), output.routed, settled + output.waiting());
         }
         residues

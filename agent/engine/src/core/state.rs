@@ -100,10 +100,12 @@ impl Core {
         core.clock = ClockState::start(observed, reader.i64()?, now);
         core.clock.offset = reader.i64()?;
         core.clock.quality = quality(reader.u8()?)?;
-        core.damage = DamageLine { journal_blocks: reader.u64()?, records: reader.u64()?, points: reader.u64()?, outbox_blocks: reader.u64()? };
+        core.damage =
+            DamageLine { journal_blocks: reader.u64()?, records: reader.u64()?, points: reader.u64()?, outbox_blocks: reader.u64()? };
         for _ in 0..reader.count()? {
             let name = reader.text()?.to_owned();
-            let input = InputState { resume: resume(&mut reader)?, counts: counts(&mut reader)?, recorded: reader.u64()?, ..InputState::default() };
+            let input =
+                InputState { resume: resume(&mut reader)?, counts: counts(&mut reader)?, recorded: reader.u64()?, ..InputState::default() };
             if let Some(index) = spec.inputs.iter().position(|i| i.name == name) {
                 core.inputs[index] = input;
             } else {
@@ -136,7 +138,16 @@ impl Core {
             let Some(index) = index else { continue };
             self.tokens[index] = token;
             let line = &mut self.lines[index];
-            [line.routed, line.delivered, line.collapsed, line.rejected, line.expired_age, line.expired_bytes, line.expired_disk, line.expired_stale] = values;
+            [
+                line.routed,
+                line.delivered,
+                line.collapsed,
+                line.rejected,
+                line.expired_age,
+                line.expired_bytes,
+                line.expired_disk,
+                line.expired_stale,
+            ] = values;
             for (lane, (done, outstanding)) in self.waiting.lanes.iter_mut().zip(cursors) {
                 let cursor = &mut lane.cursors[index];
                 (cursor.done, cursor.sent, cursor.outstanding) = (done, done, outstanding);
@@ -191,9 +202,16 @@ impl Core {
         put_u64(&mut out, self.lines.len() as u64);
         for (index, line) in self.lines.iter().enumerate() {
             put_bytes(&mut out, line.name.as_bytes());
-            for value in
-                [line.routed, line.delivered, line.collapsed, line.rejected, line.expired_age, line.expired_bytes, line.expired_disk, line.expired_stale]
-            {
+            for value in [
+                line.routed,
+                line.delivered,
+                line.collapsed,
+                line.rejected,
+                line.expired_age,
+                line.expired_bytes,
+                line.expired_disk,
+                line.expired_stale,
+            ] {
                 put_u64(&mut out, value);
             }
             put_u64(&mut out, self.tokens[index]);

@@ -392,7 +392,10 @@ impl Core {
 
     /// Nothing is open, on its way or unacknowledged.
     pub fn is_idle(&self) -> bool {
-        self.commit.in_flight.is_empty() && self.commit.due.is_none() && self.commit.acknowledge.is_empty() && self.checkpoint.running.is_none()
+        self.commit.in_flight.is_empty()
+            && self.commit.due.is_none()
+            && self.commit.acknowledge.is_empty()
+            && self.checkpoint.running.is_none()
     }
 
     /// Storage has failed for good.
@@ -436,7 +439,11 @@ impl Core {
         Ledger {
             inputs: named.chain(gone).map(|(name, input)| InputLine { name, counts: input.counts, recorded: input.recorded }).collect(),
             engine: *self.operators.counts(),
-            operators: self.operators.operator_counts().map(|(name, counts)| OperatorLine { name: name.to_owned(), counts: *counts }).collect(),
+            operators: self
+                .operators
+                .operator_counts()
+                .map(|(name, counts)| OperatorLine { name: name.to_owned(), counts: *counts })
+                .collect(),
             outputs,
             damage: self.damage,
             records: self.next_record - 1,

@@ -135,7 +135,9 @@ impl LaneQueue {
 
     /// Drops what every output has behind it.
     pub fn drop_done(&mut self) {
-        let done = |last: Identity, counts: &[u32], cursors: &[Cursor]| counts.iter().zip(cursors).all(|(count, cursor)| *count == 0 || cursor.done >= last);
+        let done = |last: Identity, counts: &[u32], cursors: &[Cursor]| {
+            counts.iter().zip(cursors).all(|(count, cursor)| *count == 0 || cursor.done >= last)
+        };
         while self.held.front().is_some_and(|h| done(h.last, &h.counts, &self.cursors)) {
             if let Some(held) = self.held.pop_front() {
                 self.bytes -= held.size;
