@@ -13,6 +13,7 @@ use weir_plugin_api::{
 
 use super::{
     context::{Context, Names, check_name, nanos, positive_nanos},
+    literal,
     merge::Merged,
 };
 
@@ -303,8 +304,26 @@ fn alert(
     })
 }
 
-fn expression(_section: &Section<'_>, _key: &'static str, _condition: &Condition, _context: &Context<'_>) -> Option<Expr> {
-    Some(Expr {})
+/// Parses a condition; an error points at the character inside the literal.
+fn expression(section: &Section<'_>, key: &'static str, condition: &Condition, context: &Context<'_>) -> Option<Expr> {
+    let error = match Expr::parse(&condition.0) {
+        Ok(expr) => return Some(expr),
+        Err(error) => error,
+    };
+    let node = section.node(key)?;
+    let mut place = node.place.clone();
+    // What variables put in is not in the file, and an error may quote it.
+    if node.secret {
+        let message = format!("`{key}`: what was substituted can't be read as expression");
+        section.diagnostics().push(Diagnostic { severity: Severity::Error, place, message, help: None, secret: true });
+        return None;
+    }
+    if let Some(literal) = context.files.get(place.file).and_then(|file| file.text.get(place.span.clone())) {
+        let within = literal::within(literal, error.offset..error.offset + error.length);
+        place.span = place.span.start + within.start..place.span.start + within.end;
+    }
+    context.error(place, format!("`{key}`: {}", error.message), error.help);
+    None
 }
 
 fn find_window(section: &Section<'_>, name: &str, merged: &Merged, windows: &[WindowSpec], context: &Context<'_>) -> Option<usize> {

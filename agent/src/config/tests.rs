@@ -339,3 +339,14 @@ fn an_unclosed_table_spoils_itself_and_nothing_after_it() {
     assert!(lines[1].starts_with("weir.toml:5:14: `durability`"), "{lines:?}");
     assert!(lines[2].contains("multi-line basic string"), "{lines:?}");
 }
+
+#[test]
+fn an_error_in_a_condition_points_at_the_character() {
+    let lines = messages("[[alerts]]\nname = \"a\"\nwhen = \"tag(\\\"x\\\") == \\\"y\\\" and ) 1\"\nclear = '''\nx <'''\n");
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].starts_with("weir.toml:3:33: `when`: "), "{lines:?}");
+    assert!(lines[1].starts_with("weir.toml:5:4: `clear`: "), "{lines:?}");
+    let world = World { variables: [("WHEN", "hunter2 >")].into(), ..World::default() };
+    let report = from_str(&format!("[[alerts]]\nname = \"a\"\nwhen = \"${{WHEN}}\"\n{REST}"), &world).err().unwrap();
+    assert!(!report.render(false).contains("hunter2"), "{report:?}");
+}
