@@ -12,6 +12,8 @@ mod influx_write;
 pub mod influxdb;
 #[cfg(feature = "output-influxdb_v2")]
 pub mod influxdb_v2;
+#[cfg(feature = "output-kafka")]
+pub mod kafka;
 #[cfg(feature = "output-mqtt")]
 pub mod mqtt;
 #[cfg(test)]
@@ -22,6 +24,8 @@ pub fn all() -> Vec<&'static OutputEntry> {
     vec![
         #[cfg(feature = "output-file")]
         &file::ENTRY,
+        #[cfg(feature = "output-kafka")]
+        &kafka::ENTRY,
         #[cfg(feature = "output-mqtt")]
         &mqtt::ENTRY,
         #[cfg(feature = "output-http")]

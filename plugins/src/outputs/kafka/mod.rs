@@ -1,0 +1,297 @@
+//! Delivers points to Apache Kafka; Telegraf's output of that name on librdkafka.
+//!
+//! A write is done when every message has its delivery report. The producer is idempotent by default: what librdkafka sends again
+//! after a lost answer counts once. Points that arrived before a write failed are not sent again by the next attempt. Across a restart
+//! of the agent delivery is at least once: there are no transactions.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use rdkafka::error::RDKafkaErrorCode;
+use weir_plugin_api::{
+    Identity, Lane, PointView, Points, Series,
+    chunk::ChunkBuilder,
+    options::{OptionSpec, Section},
+    plugin::{BoxFuture, BuildContext, Encoder, Outcome, Output, OutputEntry, OutputResume, PluginError, Rejection},
+};
+
+use crate::{codecs, net::template::fill_from_series};
+
+mod options;
+mod producer;
+
+use options::{Checked, Layout, Options, Timestamp};
+use producer::{Message, Producer, Sent};
+
+/// The registry's entry.
+pub static ENTRY: OutputEntry =
+    OutputEntry { name: "kafka", about: "messages to Apache Kafka", specs, unsupported: options::UNSUPPORTED, build };
+
+fn specs() -> Vec<OptionSpec> {
+    let mut specs = Options::specs();
+    specs.extend(codecs::encoder_specs());
+    specs
+}
+
+fn build(section: &Section<'_>, context: &BuildContext) -> Option<Box<dyn Output>> {
+    let (checked, encoder) = (options::read(section), codecs::encoder(section));
+    Some(Box::new(Kafka {
+        checked: checked?,
+        encoder: encoder?,
+        name: context.name.clone(),
+        producer: None,
+        writes: 0,
+        arrived: BTreeSet::new(),
+    }))
+}
+
+struct Kafka {
+    checked: Checked,
+    encoder: Box<dyn Encoder>,
+    name: String,
+    producer: Option<Producer>,
+    writes: u64,
+    /// Points of the failed write before this one that arrived all the same.
+    arrived: BTreeSet<(Lane, Identity)>,
+}
+
+/// Sets its flag when the write that owns it is dropped.
+struct GivenUp(Arc<AtomicBool>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Messages, and which points each one holds.
+#[derive(Default)]
+struct Prepared {
+    messages: Vec<Message>,
+    owners: Vec<Vec<usize>>,
+    rejected: Vec<Rejection>,
+}
+
+impl Kafka {
+    fn prepare(&mut self, lane: Lane, points: &Points) -> Prepared {
+        let mut prepared = Prepared::default();
+        let mut places: HashMap<(String, Option<String>), usize> = HashMap::new();
+        let mut batches: Vec<Points> = Vec::new();
+        let identities = points.slices.iter().flat_map(|(chunk, range)| range.clone().map(|i| chunk.identity(i)));
+        for (index, (point, identity)) in points.iter().zip(identities).enumerate() {
+            if self.arrived.contains(&(lane, identity)) {
+                continue;
+            }
+            let (topic, key) = (self.topic(point), self.key(point));
+            if !options::is_topic(&topic) {
+                let reason = format!("Kafka has no topic `{topic}`");
+                prepared.rejected.push(Rejection { index, status: "topic".into(), reason });
+                continue;
+            }
+            let timestamp =
+                (self.checked.options.producer_timestamp == Timestamp::Metric).then(|| point.time().div_euclid(1_000_000).max(0));
+            let single = points.slice(index..index + 1);
+            if self.checked.options.layout == Layout::PerPoint {
+                let mut payload = Vec::new();
+                let shown = self.without_topic_tag(&single);
+                if let Some(point) = shown.as_ref().unwrap_or(&single).iter().next() {
+                    self.encoder.encode(point, &mut payload);
+                }
+                if payload.last() == Some(&b'\n') {
+                    payload.pop();
+                }
+                prepared.messages.push(Message { topic, key, payload, timestamp });
+                prepared.owners.push(vec![index]);
+                continue;
+            }
+            let place = *places.entry((topic.clone(), key.clone())).or_insert_with(|| {
+                prepared.messages.push(Message { topic, key, payload: Vec::new(), timestamp });
+                prepared.owners.push(Vec::new());
+                batches.push(Points::default());
+                batches.len() - 1
+            });
+            prepared.owners[place].push(index);
+            batches[place].slices.extend(single.slices);
+        }
+        for (message, batch) in prepared.messages.iter_mut().zip(&batches) {
+            let shown = self.without_topic_tag(batch);
+            self.encoder.encode_all(shown.as_ref().unwrap_or(batch), &mut message.payload);
+        }
+        prepared
+    }
+
+    fn topic(&self, point: PointView<'_>) -> String {
+        let tag = &self.checked.options.topic_tag;
+        if !tag.is_empty()
+            && let Some(topic) = point.series().tag(tag)
+        {
+            return clean(topic);
+        }
+        let mut topic = String::new();
+        let mut fill = fill_from_series(point.series());
+        self.checked.topic.render(&mut topic, |part, out| {
+            let mut text = String::new();
+            fill(part, &mut text);
+            out.push_str(&clean(&text));
+        });
+        topic
+    }
+
+    fn key(&self, point: PointView<'_>) -> Option<String> {
+        let tag = &self.checked.options.routing_tag;
+        if !tag.is_empty()
+            && let Some(key) = point.series().tag(tag)
+        {
+            return Some(key.to_owned());
+        }
+        let mut key = String::new();
+        self.checked.key.as_ref()?.render(&mut key, fill_from_series(point.series()));
+        (!key.is_empty()).then_some(key)
+    }
+
+    /// The same points without the tag that named the topic, if they are to be shown so.
+    fn without_topic_tag(&self, points: &Points) -> Option<Points> {
+        let Options { topic_tag, exclude_topic_tag: true, .. } = &self.checked.options else { return None };
+        let mut builder = ChunkBuilder::default();
+        for (ordinal, point) in points.iter().enumerate() {
+            let series = point.series();
+            let tags: Vec<(&str, &str)> = series.tags().filter(|(k, _)| k != topic_tag).collect();
+            let series = Arc::new(Series::from_parts(series.measurement(), &tags));
+            builder.point(Identity { record: 0, ordinal: ordinal as u32 }, &series, 0);
+            for (name, value) in point.fields() {
+                builder.field(&Arc::from(name), point.time(), value);
+            }
+        }
+        Some(Points::from(Arc::new(builder.finish())))
+    }
+
+    async fn deliver(&mut self, lane: Lane, points: &Points) -> Outcome {
+        let producer = match &self.producer {
+            Some(producer) => producer.clone(),
+            None => match Producer::new(&self.checked.client, &self.name, self.checked.options.timeout) {
+                Ok(producer) => self.producer.insert(producer).clone(),
+                Err(error) => return Outcome::Hold { reason: error.0 },
+            },
+        };
+        let Prepared { messages, owners, rejected } = self.prepare(lane, points);
+        self.writes += 1;
+        let (write, flag) = (self.writes, Arc::new(AtomicBool::new(false)));
+        let guard = GivenUp(Arc::clone(&flag));
+        let sent = tokio::task::spawn_blocking(move || producer.send(write, &messages, &flag)).await;
+        drop(guard);
+        let Ok(sent) = sent else { return Outcome::Retry { after: None, reason: "the write was interrupted".into() } };
+        if sent.fatal {
+            // Its sequence numbers are lost: the next write starts with a new producer.
+            self.producer = None;
+        }
+        let outcome = outcome(&sent, &owners, rejected);
+        self.remember(lane, points, &sent, &owners, &outcome);
+        outcome
+    }
+
+    fn remember(&mut self, lane: Lane, points: &Points, sent: &Sent, owners: &[Vec<usize>], outcome: &Outcome) {
+        if matches!(outcome, Outcome::Delivered { .. }) {
+            let done = (lane, points.first_identity())..=(lane, points.last_identity());
+            self.arrived.retain(|arrived| !done.contains(arrived));
+            return;
+        }
+        let identities: Vec<Identity> = points.slices.iter().flat_map(|(c, range)| range.clone().map(|i| c.identity(i))).collect();
+        for (report, owner) in sent.reports.iter().zip(owners) {
+            if matches!(report, Some(Ok(()))) {
+                self.arrived.extend(owner.iter().map(|index| (lane, identities[*index])));
+            }
+        }
+    }
+}
+
+/// What Kafka allows of a text that is filled into a topic.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii() && options::is_topic_byte(c as u8) { c } else { '_' }).collect()
+}
+
+/// The verdict on a write: what failed for good is rejected, anything that may yet arrive makes the whole a retry.
+fn outcome(sent: &Sent, owners: &[Vec<usize>], mut rejected: Vec<Rejection>) -> Outcome {
+    let mut retry = None;
+    for (report, owner) in sent.reports.iter().zip(owners) {
+        let code = match report {
+            Some(Ok(())) => continue,
+            Some(Err(code)) => *code,
+            None => RDKafkaErrorCode::MessageTimedOut,
+        };
+        match verdict(code) {
+            Verdict::Reject(status) if status == "too_large" && owner.len() > 1 => return Outcome::TooLarge,
+            Verdict::Reject(status) => {
+                rejected.extend(owner.iter().map(|index| Rejection { index: *index, status: status.into(), reason: code.to_string() }));
+            }
+            Verdict::Hold => return Outcome::Hold { reason: code.to_string() },
+            Verdict::Retry => retry = Some(code),
+        }
+    }
+    let Some(code) = retry else {
+        rejected.sort_by_key(|r| r.index);
+        return Outcome::Delivered { rejected, collapsed: 0, token: 0 };
+    };
+    match &sent.trouble {
+        Some((trouble, reason)) if matches!(verdict(*trouble), Verdict::Hold) => Outcome::Hold { reason: reason.clone() },
+        Some((_, reason)) => Outcome::Retry { after: None, reason: format!("{code}: {reason}") },
+        None => Outcome::Retry { after: None, reason: code.to_string() },
+    }
+}
+
+enum Verdict {
+    Retry,
+    Hold,
+    Reject(&'static str),
+}
+
+fn verdict(code: RDKafkaErrorCode) -> Verdict {
+    use RDKafkaErrorCode as Code;
+    match code {
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => Verdict::Reject("too_large"),
+        Code::InvalidTopic => Verdict::Reject("topic"),
+        Code::InvalidMessage | Code::InvalidRecord | Code::InvalidTimestamp | Code::BadMessage => Verdict::Reject("invalid"),
+        Code::TopicAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::SaslAuthenticationFailed
+        | Code::UnsupportedSASLMechanism
+        | Code::IllegalSASLState
+        | Code::Authentication
+        | Code::SSL
+        | Code::UnknownTopic
+        | Code::UnknownTopicOrPartition
+        | Code::InvalidRequiredAcks
+        | Code::PolicyViolation
+        | Code::UnsupportedVersion => Verdict::Hold,
+        _ => Verdict::Retry,
+    }
+}
+
+impl Output for Kafka {
+    fn open<'a>(&'a mut self, resume: OutputResume) -> BoxFuture<'a, Result<OutputResume, PluginError>> {
+        Box::pin(async move {
+            self.producer = Some(Producer::new(&self.checked.client, &self.name, self.checked.options.timeout)?);
+            Ok(resume)
+        })
+    }
+
+    fn write<'a>(&'a mut self, lane: Lane, points: &'a Points) -> BoxFuture<'a, Outcome> {
+        Box::pin(self.deliver(lane, points))
+    }
+
+    fn close<'a>(&'a mut self) -> BoxFuture<'a, ()> {
+        Box::pin(async {
+            if let Some(producer) = self.producer.take() {
+                // Destroying a producer joins its threads.
+                let _ = tokio::task::spawn_blocking(move || drop(producer)).await;
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

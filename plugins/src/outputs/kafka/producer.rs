@@ -1,0 +1,178 @@
+//! librdkafka's producer behind one call: hand over messages, wait for every delivery report.
+//!
+//! The producer is polled only while a write waits, from a thread that may block, so an idle output costs nothing on our side.
+//! librdkafka retries by itself within its message timeout and never beyond it.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientConfig, ClientContext,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    error::{KafkaError, RDKafkaErrorCode},
+    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig},
+};
+use weir_plugin_api::plugin::PluginError;
+
+/// One message.
+pub struct Message {
+    /// Where to.
+    pub topic: String,
+    /// What decides the partition.
+    pub key: Option<String>,
+    /// What.
+    pub payload: Vec<u8>,
+    /// Time it carries, milliseconds since 1970; `None`: that of sending.
+    pub timestamp: Option<i64>,
+}
+
+/// What became of one message: `None` as long as it is not known.
+pub type Report = Option<Result<(), RDKafkaErrorCode>>;
+
+/// What became of a write.
+pub struct Sent {
+    /// One report per message.
+    pub reports: Vec<Report>,
+    /// What the client said last of its connections, for messages that never got a broker's word.
+    pub trouble: Option<(RDKafkaErrorCode, String)>,
+    /// The producer can't be used any more.
+    pub fatal: bool,
+}
+
+#[derive(Default)]
+struct Reports {
+    /// Number of the write the reports belong to; reports of an earlier one that was given up are ignored.
+    write: u64,
+    reports: Vec<Report>,
+    missing: usize,
+    trouble: Option<(RDKafkaErrorCode, String)>,
+}
+
+struct Context {
+    name: String,
+    shared: Mutex<Reports>,
+}
+
+impl Context {
+    fn shared(&self) -> std::sync::MutexGuard<'_, Reports> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(output = %self.name, facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(output = %self.name, %error, reason, "kafka client");
+        if let Some(code) = error.rdkafka_error_code() {
+            let mut shared = self.shared();
+            // "all brokers are down" follows the error that says why.
+            if code != RDKafkaErrorCode::AllBrokersDown || shared.trouble.is_none() {
+                shared.trouble = Some((code, reason.to_owned()));
+            }
+        }
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<(u64, usize)>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: Self::DeliveryOpaque) {
+        let (write, index) = *opaque;
+        let mut shared = self.shared();
+        if shared.write != write {
+            return;
+        }
+        let report = match result {
+            Ok(_) => Ok(()),
+            Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
+        };
+        if let Some(place @ None) = shared.reports.get_mut(index) {
+            *place = Some(report);
+            shared.missing -= 1;
+        }
+    }
+}
+
+/// A producer; cheap to clone.
+#[derive(Clone)]
+pub struct Producer {
+    inner: Arc<BaseProducer<Context>>,
+    timeout: Duration,
+}
+
+/// How long one poll may block: how soon a write that was given up ends.
+const POLL: Duration = Duration::from_millis(100);
+
+impl Producer {
+    /// A producer called `name` in logs. Waits for no broker.
+    ///
+    /// # Errors
+    /// librdkafka does not take the configuration.
+    pub fn new(config: &ClientConfig, name: &str, timeout: Duration) -> Result<Self, PluginError> {
+        let context = Context { name: name.to_owned(), shared: Mutex::default() };
+        let inner = BaseProducer::from_config_and_context(config, context).map_err(|e| PluginError::because("no Kafka producer", &e))?;
+        Ok(Self { inner: Arc::new(inner), timeout })
+    }
+
+    /// Sends all messages and waits for their reports, or until `given_up`. Blocks: at most a little longer than the message timeout.
+    pub fn send(&self, write: u64, messages: &[Message], given_up: &AtomicBool) -> Sent {
+        {
+            let mut shared = self.inner.context().shared();
+            *shared = Reports { write, reports: vec![None; messages.len()], missing: messages.len(), trouble: shared.trouble.take() };
+        }
+        for (index, message) in messages.iter().enumerate() {
+            self.enqueue(write, index, message, given_up);
+        }
+        // librdkafka gives every message a report by its timeout; the extra is for its own timers.
+        let mut polls_left = (self.timeout + Duration::from_secs(5)).as_millis() / POLL.as_millis() + 1;
+        while self.inner.context().shared().missing > 0 && !given_up.load(Ordering::Relaxed) {
+            let start = std::time::Instant::now();
+            self.inner.poll(POLL);
+            if start.elapsed() >= POLL / 2 {
+                polls_left = polls_left.saturating_sub(1);
+            }
+            if polls_left == 0 {
+                break;
+            }
+        }
+        if self.inner.context().shared().missing > 0 {
+            self.inner.purge(PurgeConfig::default().queue().inflight());
+            self.inner.poll(Duration::ZERO);
+        }
+        let mut shared = self.inner.context().shared();
+        shared.write = 0;
+        let delivered_any = shared.reports.iter().any(|r| matches!(r, Some(Ok(()))));
+        let trouble = if delivered_any { None } else { shared.trouble.clone() };
+        if delivered_any {
+            shared.trouble = None;
+        }
+        let reports = std::mem::take(&mut shared.reports);
+        drop(shared);
+        Sent { reports, trouble, fatal: self.inner.client().fatal_error().is_some() }
+    }
+
+    fn enqueue(&self, write: u64, index: usize, message: &Message, given_up: &AtomicBool) {
+        let mut record = BaseRecord::with_opaque_to(&message.topic, Box::new((write, index))).payload(&message.payload);
+        record.key = message.key.as_ref();
+        record.timestamp = message.timestamp;
+        while let Err((error, back)) = self.inner.send(record) {
+            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+            if code != RDKafkaErrorCode::QueueFull || given_up.load(Ordering::Relaxed) {
+                let mut shared = self.inner.context().shared();
+                shared.reports[index] = Some(Err(code));
+                shared.missing -= 1;
+                return;
+            }
+            self.inner.poll(POLL);
+            record = back;
+        }
+    }
+}
