@@ -4,7 +4,12 @@ use std::fmt::Write;
 
 use clap::Args;
 use weir_engine::spec::Durability;
-use weir_plugin_api::{options::Severity, units::format_duration, units::format_size};
+use weir_plugin_api::{
+    Cell,
+    batch::{BATCH_CELLS, BATCH_TEXT},
+    options::Severity,
+    units::{format_duration, format_size},
+};
 
 use super::{ConfigArgs, DONE, WRONG, print, show};
 use crate::config::{self, Config, System};

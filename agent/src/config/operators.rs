@@ -8,7 +8,7 @@ use weir_engine::{
 };
 use weir_plugin_api::{
     filter::Filter,
-    options::{Diagnostic, FromNode, Item, Node, Section, Severity, nearest, quote},
+    options::{Diagnostic, FromNode, Item, Node, Place, Section, Severity, nearest, quote},
 };
 
 use super::{
@@ -193,7 +193,7 @@ fn window(section: &Section<'_>, names: &Names, limits: &Limits, context: &Conte
     let filter = Filter::read(section);
     let table = WindowTable::read(section)?;
     check_name(section, "name", &table.name);
-    names.take("a window named", &table.name, section.place(), context);
+    names.take("a window named", &table.name, name_place(section), context);
     let every = positive_nanos(section, "every", table.every);
     let period = table.period.map_or(every, |period| positive_nanos(section, "period", period));
     if period % every != 0 {
@@ -237,6 +237,10 @@ fn window(section: &Section<'_>, names: &Names, limits: &Limits, context: &Conte
     })
 }
 
+fn name_place<'s>(section: &'s Section<'_>) -> &'s Place {
+    section.node("name").map_or_else(|| section.place(), |node| &node.place)
+}
+
 fn sorted(mut tags: Vec<String>) -> Vec<String> {
     tags.sort();
     tags.dedup();
@@ -278,10 +282,14 @@ fn alert(
     let table = AlertTable::read(section)?;
     check_name(section, "name", &table.name);
     check_name(section, "severity", &table.severity);
-    names.take("an alert named", &table.name, section.place(), context);
+    names.take("an alert named", &table.name, name_place(section), context);
     let when = expression(section, "when", &table.when, context);
     let clear = table.clear.as_ref().map(|clear| expression(section, "clear", clear, context));
     let window = table.window.as_ref().map(|name| find_window(section, name, merged, windows, context));
+    if let Some(window) = window.flatten().and_then(|index| windows.get(index)) {
+        let conditions = [("when", when.as_ref()), ("clear", clear.as_ref().and_then(Option::as_ref))];
+        conditions.into_iter().for_each(|(key, expr)| warn_of_raw_fields(section, key, expr, window));
+    }
     let (edge_actions, level_actions) = find_actions(section, &table.actions, actions, context);
     Some(AlertSpec {
         name: table.name,
@@ -324,6 +332,25 @@ fn expression(section: &Section<'_>, key: &'static str, condition: &Condition, c
     }
     context.error(place, format!("`{key}`: {}", error.message), error.help);
     None
+}
+
+/// A window's results have fields of its own: a condition on others is never defined.
+fn warn_of_raw_fields(section: &Section<'_>, key: &str, expr: Option<&Expr>, window: &WindowSpec) {
+    let has = |aggregate: &str| match percentile(aggregate) {
+        Some(tenths) => window.aggregates.contains(&Aggregate::Percentile(tenths)),
+        None => AGGREGATES.iter().any(|(name, simple)| *name == aggregate && window.aggregates.contains(simple)),
+    };
+    let is_result = |field: &str| {
+        field.rsplit_once('_').is_some_and(|(_, aggregate)| has(aggregate))
+            || (window.result_fields && matches!(field, "complete" | "revision"))
+    };
+    for field in expr.map(Expr::fields).unwrap_or_default().iter().filter(|field| !is_result(field)) {
+        let example = window.aggregates.first().map_or_else(String::new, |a| AggregateWord(*a).to_toml().replace('"', ""));
+        section.warn_at(
+            key,
+            format!("`{key}`: the results of window \"{}\" have no field `{field}`, but such as `{field}_{example}`", window.name),
+        );
+    }
 }
 
 fn find_window(section: &Section<'_>, name: &str, merged: &Merged, windows: &[WindowSpec], context: &Context<'_>) -> Option<usize> {

@@ -7,7 +7,7 @@ use weir_plugin_api::{
     collector::Shape,
     filter::Filter,
     options::{Item, Place, Section, nearest},
-    plugin::{ActionEntry, AnyAction, BuildContext, BuiltInput, Entry, InputEntry, OutputEntry},
+    plugin::{ActionEntry, AnyAction, AnyInput, BuildContext, BuiltInput, Entry, InputEntry, OutputEntry},
 };
 
 use super::{
@@ -196,7 +196,15 @@ fn input(
         partition: settings.partition.to_vec(),
         series_max: settings.series_max,
     };
+    for (key, duration) in [("collection_jitter", common.collection_jitter), ("collection_offset", common.collection_offset)] {
+        nanos(section, key, duration.unwrap_or_default());
+    }
     let built = (entry.build)(section, &build_context(&name, interval, settings, context))?;
+    if matches!(built.input, AnyInput::Streaming(_)) {
+        for key in ["interval", "collection_jitter", "collection_offset"].into_iter().filter(|key| section.has(key)) {
+            section.warn_at(key, format!("`{key}` does nothing here: this input is not asked, it tells"));
+        }
+    }
     Some(ConfiguredInput {
         name,
         plugin: entry.name,
@@ -300,6 +308,7 @@ fn output(
     let agent = &settings.agent.table;
     let flush_interval = common.flush_interval.unwrap_or(agent.flush_interval);
     nanos(section, "flush_interval", flush_interval);
+    nanos(section, "flush_jitter", common.flush_jitter.unwrap_or_default());
     let output = (entry.build)(section, &build_context(&name, flush_interval, settings, context))?;
     let preferred = if settings.agent.batch_is_default { output.preferred_batch() } else { 0 };
     let batch = common.metric_batch_size.unwrap_or(if preferred > 0 { preferred } else { agent.metric_batch_size });

@@ -83,10 +83,7 @@ impl Report {
             diagnostic.message = mask::redact(&diagnostic.message, values);
             diagnostic.help = diagnostic.help.take().map(|help| mask::redact(&help, values));
         }
-        diagnostics.sort_by(|a, b| {
-            let key = |d: &Diagnostic| (d.place.file, d.place.span.start, d.severity);
-            key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
-        });
+        diagnostics.sort_by_key(|d| (d.place.file, d.place.span.start, d.severity));
         diagnostics.dedup();
         Self { files, hidden, diagnostics }
     }

@@ -219,7 +219,16 @@ pub fn agent(merged: &Merged, ring_batches: usize, context: &Context<'_>) -> Opt
     let section = context.section("agent", &merged.agent);
     let table = AgentTable::read(&section)?;
     positive_nanos(&section, "interval", table.interval);
-    nanos(&section, "flush_interval", table.flush_interval);
+    let durations = [
+        ("flush_interval", table.flush_interval),
+        ("flush_jitter", table.flush_jitter),
+        ("collection_jitter", table.collection_jitter),
+        ("collection_offset", table.collection_offset),
+        ("shutdown_timeout", table.shutdown_timeout),
+    ];
+    for (key, duration) in durations {
+        nanos(&section, key, duration);
+    }
     if !table.precision.is_zero() {
         section.error_help("precision", "`precision` can only be \"0s\": times are kept as they came", "remove it");
     }

@@ -350,3 +350,11 @@ fn an_error_in_a_condition_points_at_the_character() {
     let report = from_str(&format!("[[alerts]]\nname = \"a\"\nwhen = \"${{WHEN}}\"\n{REST}"), &world).err().unwrap();
     assert!(!report.render(false).contains("hunter2"), "{report:?}");
 }
+
+#[test]
+fn a_condition_on_fields_a_window_does_not_give_is_warned_of() {
+    let text = "[[windows]]\nname = \"w\"\nevery = \"1m\"\naggregates = [\"mean\", \"p95\"]\n[[alerts]]\nname = \"a\"\nwindow = \"w\"\n";
+    let lines = messages(&format!("{text}when = \"t > 1 and t_mean > 1 and t_p95 > 1 and t_max > 1\"\n"));
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains("have no field `t`, but such as `t_mean`") && lines[1].contains("no field `t_max`"), "{lines:?}");
+}

@@ -183,6 +183,7 @@ impl<'a> Section<'a> {
                 None
             }
             Err(message) => {
+                let (node, message) = blamed(node, &message);
                 self.push(Severity::Error, node.place.clone(), format!("`{key}`: {message}"), None, false);
                 None
             }
@@ -285,6 +286,16 @@ impl<'a> Section<'a> {
             self.push(Severity::Error, place.clone(), message, help, false);
         }
     }
+}
+
+/// The element of an array that a message "element 2: …" is about, and the rest of the message: the caret says which one.
+fn blamed<'n, 'm>(mut node: &'n Node, mut message: &'m str) -> (&'n Node, &'m str) {
+    while let Item::Array(items) = &node.item {
+        let Some((number, rest)) = message.strip_prefix("element ").and_then(|tail| tail.split_once(": ")) else { break };
+        let Some(item) = number.parse().ok().and_then(|number: usize| items.get(number.checked_sub(1)?)) else { break };
+        (node, message) = (item, rest);
+    }
+    (node, message)
 }
 
 /// The candidate nearest to `word`, if one is near enough to be a typo of it (Damerau-Levenshtein, at most a third of its length).
@@ -677,6 +688,17 @@ mod tests {
         assert!(messages.iter().any(|(m, _)| m.contains("`qos`: must be between 0 and 255")));
         assert!(messages.iter().any(|(m, h)| m.contains("unknown option `wiat`") && h.as_deref() == Some("did you mean `wait`?")));
         assert!(messages.iter().any(|(m, _)| m.contains("does not support")));
+    }
+
+    #[test]
+    fn a_wrong_element_is_pointed_at() {
+        let element = |at: usize, item| Node { place: Place { file: 0, span: at..at + 1 }, item, secret: false };
+        let list = Item::Array(vec![element(10, Item::Int(1)), element(20, Item::Bool(true))]);
+        let table = table(&[("list", list)]);
+        let diagnostics = Diagnostics::default();
+        assert!(Section::new("s", &table, Place::default(), &diagnostics).get::<Vec<u8>>("list").is_none());
+        let found = diagnostics.take();
+        assert_eq!((found[0].place.span.start, found[0].message.as_str()), (20, "`list`: expected an integer, this is a boolean"));
     }
 
     #[test]

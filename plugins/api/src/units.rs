@@ -30,7 +30,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
             other => return Err(format!("\"{other}\" is no unit of time; use ns, us, ms, s, m, h, d or w")),
         };
         let number: f64 = number.parse().map_err(|_| "a duration is a number with a unit, for example \"10s\"".to_string())?;
-        total += (number * nanos).round() as u128;
+        total = total.saturating_add((number * nanos).round() as u128);
         rest = tail;
     }
     if text.is_empty() {
@@ -103,6 +103,8 @@ mod tests {
         assert!(parse_duration("10 parsecs").is_err());
         assert!(parse_duration("").is_err());
         assert!(parse_duration("-3s").is_err());
+        let endless = "9".repeat(60);
+        assert!(parse_duration(&format!("{endless}w{endless}w")).is_err());
     }
 
     #[test]
