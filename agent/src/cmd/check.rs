@@ -61,12 +61,16 @@ fn summary(config: &Config, warnings: usize) -> String {
         Durability::None => "none",
     };
     let commit = format_duration(std::time::Duration::from_nanos(storage.commit_interval.unsigned_abs()));
+    let rings = config.inputs.len() * config.agent.ring_batches * (BATCH_CELLS * size_of::<Cell>() + BATCH_TEXT);
+    let memory = rings + engine.limits.results_waiting_bytes_max + engine.limits.held_bytes_max;
     let disk = storage.journal_bytes_max + storage.outbox_bytes_max;
     let _ = writeln!(
         out,
         "durability \"{durability}\", a commit at least every {commit} while readings come in, at most {} on disk",
         format_size(disk)
     );
+    let memory = format_size((memory as u64).next_multiple_of(1 << 20));
+    let _ = writeln!(out, "at most {memory} of memory for what is on its way and what waits");
     let _ = writeln!(
         out,
         "ok, {}",
