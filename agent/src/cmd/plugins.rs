@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use clap::Args;
 use weir_plugin_api::options::OptionSpec;
+use weir_plugins::codecs;
 
 use super::{
     DONE, WRONG, print,
@@ -50,6 +51,8 @@ fn table(all: &[Sample], out: &mut String) {
         }
         out.push('\n');
     }
+    let _ = writeln!(out, "formats\n  {:<22} {}", "read (data_format)", codecs::READS.join(", "));
+    let _ = writeln!(out, "  {:<22} {}\n", "write (data_format)", codecs::WRITES.join(", "));
     let _ = writeln!(out, "`weir plugins NAME` lists the options of one, `weir sample-config NAME` prints them as a configuration.");
 }
 

@@ -13,13 +13,13 @@ pub mod influx;
 pub mod number;
 
 /// Formats this build reads.
-const READS: &[&str] = &[
+pub const READS: &[&str] = &[
     #[cfg(feature = "codec-influx")]
     "influx",
 ];
 
 /// Formats this build writes.
-const WRITES: &[&str] = &[
+pub const WRITES: &[&str] = &[
     #[cfg(feature = "codec-influx")]
     "influx",
 ];
