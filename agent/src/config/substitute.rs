@@ -10,7 +10,7 @@
 //! | `$${`, `@@{` | a literal `${`, `@{` |
 //!
 //! A value made this way is marked secret: no diagnostic shows it, and numbers and booleans may be given so. A `$` without a brace
-//! (`$share/…`) means itself.
+//! (`$share/…`) means itself; where it looks like a variable, a warning says so.
 
 use std::path::Path;
 
@@ -48,6 +48,7 @@ impl Walk<'_> {
     }
 
     fn node(&mut self, node: &mut Node) -> bool {
+        self.warn_of_bare(node);
         let secret = match &mut node.item {
             Item::Text(text) if text.contains("${") || text.contains("@{") => match self.expand(text, &node.place) {
                 Some((expanded, replaced)) => {
@@ -65,6 +66,17 @@ impl Walk<'_> {
         };
         node.secret = secret;
         secret
+    }
+
+    /// Telegraf also replaces `$VAR`; here a value that is only that is most likely meant so.
+    fn warn_of_bare(&self, node: &Node) {
+        let Item::Text(text) = &node.item else { return };
+        let Some(name) = text.strip_prefix('$').filter(|name| name.starts_with(|c: char| c.is_ascii_uppercase())) else { return };
+        if name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_') {
+            let message = "a `$` without braces is taken as it is written, not as a variable".to_owned();
+            let help = Some(format!("write \"${{{name}}}\""));
+            self.diagnostics.push(Diagnostic { severity: Severity::Warning, place: node.place.clone(), message, help, secret: false });
+        }
     }
 
     /// The text with everything replaced, and whether anything was; `None` when errors were reported.
@@ -134,7 +146,7 @@ impl Walk<'_> {
             "file" if !name.is_empty() => name.to_owned(),
             "credential" if !name.is_empty() && !name.contains('/') && name != ".." => {
                 let Some(directory) = self.environment.variable("CREDENTIALS_DIRECTORY") else {
-                    let help = "start weir by systemd with LoadCredential=, or use \"@{file:/path}\"";
+                    let help = "systemd passes them by LoadCredential=; by hand set CREDENTIALS_DIRECTORY to where they are";
                     return Err(("no credentials were passed: $CREDENTIALS_DIRECTORY is not set".into(), Some(help.into())));
                 };
                 format!("{directory}/{name}")
