@@ -1,3 +1,318 @@
 //! Weir's files: a preallocated journal written round and round, checkpoints in two generations, an outbox of immutable segments.
 //!
 //! Synchronous, knows nothing of points: journal blocks, states and outbox blocks are bytes with a header that says what damage costs.
+//!
+//! Constraints: an SD card wears out with every page written, power fails in the middle of any write, a sync may report an error once and
+//! forget it. From these follow the rules:
+//!
+//! 1. A commit of a few readings writes one 4 KiB page of a file that never grows, and syncs once.
+//! 2. A page that holds acknowledged data is not written again until a checkpoint covers it, and two generations of checkpoints are kept,
+//!    so the journal keeps what the older one needs.
+//! 3. A checkpoint is: outbox append, sync; state under a temporary name, sync; rename, sync of the directory. That is the commit
+//!    point. Only then is anything freed.
+//! 4. Every block carries checksums of its header and its payload, and the id of the store, so that what an earlier life left behind, a
+//!    torn write or a flipped bit costs one block and is named.
+//! 5. After a failed sync the file is given up and the same blocks are written elsewhere: what the disk said once it will not say again.
+//!
+//! What a mode can lose is decided by when [`Store::sync`] is called: after each block nothing that was acknowledged is lost at a power cut;
+//! with a sync every interval, up to an interval; a killed process loses nothing that was appended.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `id` | the store's random id |
+//! | `journal-N` | blocks of records: see `format` |
+//! | `checkpoint-N` | a state: see `checkpoint` |
+//! | `outbox-LANE-N` | blocks of results: see `format` |
+//! | `lock` | held by the running agent |
+
+mod checkpoint;
+mod error;
+mod files;
+mod format;
+mod journal;
+pub mod memory;
+mod outbox;
+
+use std::fmt;
+
+pub use checkpoint::CheckpointState;
+pub use error::{Operation, StoreError};
+pub use files::{Files, RealFiles};
+
+/// Identity of a result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Identity {
+    /// Record.
+    pub record: u64,
+    /// Ordinal.
+    pub ordinal: u32,
+}
+
+/// What a journal block holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlockMeta {
+    /// Number of its first record.
+    pub first_record: u64,
+    /// Records in it.
+    pub records: u32,
+    /// Points in them.
+    pub points: u32,
+    /// Least and greatest event time.
+    pub times: (i64, i64),
+    /// Inputs, one bit each.
+    pub inputs: u64,
+}
+
+/// Where a block of the outbox lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OutboxPlace {
+    /// Segment.
+    pub segment: u64,
+    /// Offset in it.
+    pub offset: u64,
+    /// Bytes on disk.
+    pub bytes: u32,
+}
+
+/// A block for the outbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutboxBlock {
+    /// Lane, 0 or 1.
+    pub lane: u8,
+    /// First identity.
+    pub first: Identity,
+    /// Last identity.
+    pub last: Identity,
+    /// Points.
+    pub points: u32,
+    /// Event times.
+    pub times: (i64, i64),
+    /// Payload.
+    pub bytes: Vec<u8>,
+}
+
+/// A block the outbox holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundBlock {
+    /// Lane.
+    pub lane: u8,
+    /// Where.
+    pub place: OutboxPlace,
+    /// First identity.
+    pub first: Identity,
+}
+
+/// How a store is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreOptions {
+    /// Bytes of the journal.
+    pub journal_bytes_max: u64,
+    /// A random number: the id of a store that is made new.
+    pub new_id: u64,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { journal_bytes_max: 64 << 20, new_id: 1 }
+    }
+}
+
+/// A recovered journal block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveredBlock {
+    /// What it holds.
+    pub meta: BlockMeta,
+    /// Its payload.
+    pub bytes: Vec<u8>,
+}
+
+/// Something that is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Where.
+    pub place: String,
+    /// First record lost.
+    pub first_record: u64,
+    /// Records lost.
+    pub records: u64,
+    /// Points lost, where the header still says so.
+    pub points: u64,
+    /// Event times, likewise; (0, 0) unknown.
+    pub times: (i64, i64),
+    /// Inputs, likewise; 0 unknown.
+    pub inputs: u64,
+}
+
+impl Damage {
+    fn block(place: String, meta: BlockMeta) -> Self {
+        Self {
+            place,
+            first_record: meta.first_record,
+            records: u64::from(meta.records),
+            points: u64::from(meta.points),
+            times: meta.times,
+            inputs: meta.inputs,
+        }
+    }
+
+    fn gap(place: String, first_record: u64, records: u64) -> Self {
+        Self { place, first_record, records, points: 0, times: (0, 0), inputs: 0 }
+    }
+
+    fn file(place: String) -> Self {
+        Self { place, first_record: 0, records: 0, points: 0, times: (0, 0), inputs: 0 }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} records from {} on", self.place, self.records, self.first_record)?;
+        if self.points > 0 {
+            write!(f, ", {} points of {} to {} ns, inputs {:#b}", self.points, self.times.0, self.times.1, self.inputs)?;
+        }
+        Ok(())
+    }
+}
+
+/// What opening a store found.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// The newest whole checkpoint.
+    pub checkpoint: Option<CheckpointState>,
+    /// Journal blocks after it, in order.
+    pub blocks: Vec<RecoveredBlock>,
+    /// Blocks of the outbox.
+    pub outbox: Vec<FoundBlock>,
+    /// What is gone.
+    pub damage: Vec<Damage>,
+}
+
+/// What a store has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// Syncs asked of the disk, of files and of names.
+    pub fsyncs: u64,
+    /// Journal bytes that hold something needed.
+    pub journal_used: u64,
+    /// Journal bytes on disk.
+    pub journal_capacity: u64,
+}
+
+/// A store; one thread owns it.
+#[derive(Debug)]
+pub struct Store<F: Files = RealFiles> {
+    files: F,
+    id: u64,
+    journal: journal::Journal,
+    outbox: outbox::Outbox,
+    /// Records the newest checkpoint covers.
+    covered: u64,
+    stats: StoreStats,
+}
+
+impl<F: Files> Store<F> {
+    /// Opens or makes a store and says what is in it.
+    ///
+    /// # Errors
+    /// When files can't be read or written; damage is no error.
+    pub fn open(mut files: F, options: &StoreOptions) -> Result<(Self, Recovered), StoreError> {
+        let id = identify(&mut files, options.new_id)?;
+        let opened = checkpoint::open(&mut files, id)?;
+        let mut damage: Vec<Damage> = opened.damaged.into_iter().map(Damage::file).collect();
+        let (upto, ends) = opened.newest.as_ref().map_or((0, [(0, 0); 2]), |c| (c.upto_record, c.ends));
+        let (outbox, found, damaged) = outbox::Outbox::open(&mut files, id, ends)?;
+        damage.extend((0..damaged).map(|_| Damage::file("outbox".into())));
+        let (journal, blocks, lost) = journal::Journal::open(&mut files, id, options.journal_bytes_max, upto, opened.before.min(upto))?;
+        damage.extend(lost);
+        let store = Self { files, id, journal, outbox, covered: upto, stats: StoreStats::default() };
+        Ok((store, Recovered { checkpoint: opened.newest, blocks, outbox: found, damage }))
+    }
+
+    /// Writes a journal block; durable after [`Store::sync`].
+    ///
+    /// # Errors
+    /// [`StoreError::JournalFull`] until a checkpoint makes room, or the operating system's.
+    pub fn append(&mut self, meta: &BlockMeta, bytes: &[u8]) -> Result<(), StoreError> {
+        self.stats.bytes_written += self.journal.append(&mut self.files, meta, bytes)? as u64;
+        Ok(())
+    }
+
+    /// Makes every appended block durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] when the disk reported an error twice.
+    pub fn sync(&mut self) -> Result<(), StoreError> {
+        self.stats.fsyncs += self.journal.sync(&mut self.files)?;
+        Ok(())
+    }
+
+    /// Makes a checkpoint: outbox, state, commit point, then frees what no generation needs.
+    ///
+    /// # Errors
+    /// The operating system's: before the commit point nothing has changed. What fails behind it is left for the next checkpoint.
+    pub fn checkpoint(
+        &mut self,
+        number: u64,
+        upto_record: u64,
+        outbox: &[OutboxBlock],
+        state: &[u8],
+        free_below: [u64; 2],
+    ) -> Result<Vec<OutboxPlace>, StoreError> {
+        let (places, ends, written) = self.outbox.append(&mut self.files, outbox)?;
+        let state = CheckpointState { number, upto_record, ends, state: state.to_vec() };
+        let size = checkpoint::write(&mut self.files, self.id, &state)?;
+        self.stats.bytes_written += written + size;
+        self.stats.fsyncs += 2 + 2 * u64::from(!outbox.is_empty());
+        self.outbox.commit(ends);
+        self.journal.free(self.covered);
+        self.journal.covered(upto_record);
+        self.covered = upto_record;
+        // Behind the commit point: what can't be removed now is removed next time.
+        if checkpoint::prune(&mut self.files, number).is_ok() && outbox.is_empty() {
+            let _ = self.outbox.free(&mut self.files, free_below);
+        } else {
+            let below = [free_below[0].min(ends[0].0), free_below[1].min(ends[1].0)];
+            let _ = self.outbox.free(&mut self.files, below);
+        }
+        Ok(places)
+    }
+
+    /// The payload of an outbox block; `None` when it is damaged.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn read_outbox(&mut self, lane: u8, place: OutboxPlace) -> Result<Option<Vec<u8>>, StoreError> {
+        self.outbox.read(&mut self.files, lane, place)
+    }
+
+    /// Journal bytes that hold something needed.
+    pub fn journal_used(&self) -> u64 {
+        self.journal.used()
+    }
+
+    /// What was done since it was opened.
+    pub fn stats(&self) -> StoreStats {
+        StoreStats { journal_used: self.journal.used(), journal_capacity: self.journal.capacity(), ..self.stats }
+    }
+
+    /// The files, for simulators.
+    pub fn into_files(self) -> F {
+        self.files
+    }
+}
+
+/// The id of the store, made when there is none.
+fn identify<F: Files>(files: &mut F, new_id: u64) -> Result<u64, StoreError> {
+    if files.list()?.iter().any(|f| f == "id")
+        && let Ok(bytes) = <[u8; 8]>::try_from(files.read("id")?.as_slice())
+    {
+        return Ok(u64::from_le_bytes(bytes));
+    }
+    files.write_at("id.new", 0, &new_id.to_le_bytes())?;
+    files.sync("id.new")?;
+    files.rename("id.new", "id")?;
+    files.sync_names()?;
+    Ok(new_id)
+}

@@ -1,0 +1,126 @@
+//! Checkpoints: two generations of the state, each a file that is whole or not there.
+//!
+//! | bytes | little-endian |
+//! | --- | --- |
+//! | 0..4 | magic `WRC1` |
+//! | 4..8 | CRC-32C of everything behind it |
+//! | 8..16 | store id |
+//! | 16..24 | number |
+//! | 24..32 | records up to here are in the state |
+//! | 32..64 | end of each outbox lane: segment, bytes |
+//! | 64..72 | bytes of the state before compression |
+//! | 72.. | the state, LZ4 |
+
+use crate::{error::StoreError, files::Files, outbox::Ends};
+
+const MAGIC: [u8; 4] = *b"WRC1";
+const HEAD: usize = 72;
+const TEMPORARY: &str = "checkpoint.new";
+/// Largest state that is believed.
+const STATE_MAX: u64 = 4 << 30;
+
+/// A state and what belongs to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointState {
+    /// Its number.
+    pub number: u64,
+    /// Records up to here are in it.
+    pub upto_record: u64,
+    /// Ends of the outbox.
+    pub ends: Ends,
+    /// The state.
+    pub state: Vec<u8>,
+}
+
+fn name(number: u64) -> String {
+    format!("checkpoint-{number:010}")
+}
+
+/// What is there: the newest whole checkpoint, records that need no journal even if it turns out damaged, and names of damaged files.
+pub struct Opened {
+    /// The newest that is whole.
+    pub newest: Option<CheckpointState>,
+    /// `upto_record` of the one before it.
+    pub before: u64,
+    /// Files that are damaged.
+    pub damaged: Vec<String>,
+}
+
+/// Reads what is there.
+///
+/// # Errors
+/// When files can't be read.
+pub fn open<F: Files>(files: &mut F, store: u64) -> Result<Opened, StoreError> {
+    let (mut all, mut damaged) = (Vec::new(), Vec::new());
+    for file in files.list()? {
+        if file.strip_prefix("checkpoint-").and_then(|n| n.parse::<u64>().ok()).is_none() {
+            continue;
+        }
+        match decode(&files.read(&file)?, store) {
+            Some(state) => all.push(state),
+            None => damaged.push(file),
+        }
+    }
+    all.sort_by_key(|c: &CheckpointState| c.number);
+    let newest = all.pop();
+    let before = all.last().map_or(0, |c| c.upto_record);
+    Ok(Opened { newest, before, damaged })
+}
+
+/// Writes a checkpoint: temporary file, sync, rename, sync of the names. It counts once this returns.
+///
+/// # Errors
+/// The operating system's; the previous ones stand.
+pub fn write<F: Files>(files: &mut F, store: u64, checkpoint: &CheckpointState) -> Result<u64, StoreError> {
+    let bytes = encode(checkpoint, store);
+    files.truncate(TEMPORARY, 0)?;
+    files.write_at(TEMPORARY, 0, &bytes)?;
+    files.sync(TEMPORARY)?;
+    files.rename(TEMPORARY, &name(checkpoint.number))?;
+    files.sync_names()?;
+    Ok(bytes.len() as u64)
+}
+
+/// Removes all but the newest two.
+///
+/// # Errors
+/// The operating system's.
+pub fn prune<F: Files>(files: &mut F, newest: u64) -> Result<(), StoreError> {
+    let mut numbers: Vec<u64> = files.list()?.iter().filter_map(|f| f.strip_prefix("checkpoint-")?.parse().ok()).collect();
+    numbers.sort_unstable();
+    numbers.retain(|n| *n <= newest);
+    let surplus = numbers.len().saturating_sub(2);
+    numbers[..surplus].iter().try_for_each(|n| files.remove(&name(*n)))
+}
+
+fn encode(checkpoint: &CheckpointState, store: u64) -> Vec<u8> {
+    let mut out = vec![0; HEAD];
+    let [(segment_a, bytes_a), (segment_b, bytes_b)] = checkpoint.ends;
+    let numbers = [store, checkpoint.number, checkpoint.upto_record, segment_a, bytes_a, segment_b, bytes_b, checkpoint.state.len() as u64];
+    for (index, number) in numbers.into_iter().enumerate() {
+        out[8 + index * 8..16 + index * 8].copy_from_slice(&number.to_le_bytes());
+    }
+    out.extend_from_slice(&lz4_flex::block::compress(&checkpoint.state));
+    out[..4].copy_from_slice(&MAGIC);
+    let crc = crc32c::crc32c(&out[8..]);
+    out[4..8].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn decode(bytes: &[u8], store: u64) -> Option<CheckpointState> {
+    let head = bytes.get(..HEAD)?;
+    let crc = u32::from_le_bytes(head[4..8].try_into().ok()?);
+    if head[..4] != MAGIC || crc32c::crc32c(&bytes[8..]) != crc {
+        return None;
+    }
+    let mut numbers = [0u64; 8];
+    for (index, number) in numbers.iter_mut().enumerate() {
+        *number = u64::from_le_bytes(head[8 + index * 8..16 + index * 8].try_into().ok()?);
+    }
+    let [found, number, upto_record, segment_a, bytes_a, segment_b, bytes_b, raw] = numbers;
+    if found != store || raw > STATE_MAX {
+        return None;
+    }
+    let state = lz4_flex::block::decompress(&bytes[HEAD..], raw as usize).ok()?;
+    Some(CheckpointState { number, upto_record, ends: [(segment_a, bytes_a), (segment_b, bytes_b)], state })
+}

@@ -1,0 +1,175 @@
+//! The few things the store asks of a directory: small enough that a simulator can do them badly on purpose.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::error::{Operation, StoreError};
+
+/// A flat directory of files.
+pub trait Files {
+    /// Names of all files.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    fn list(&self) -> Result<Vec<String>, StoreError>;
+    /// The whole content of a file.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    fn read(&mut self, name: &str) -> Result<Vec<u8>, StoreError>;
+    /// `length` bytes from `offset`; fewer at the end of the file.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    fn read_at(&mut self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>, StoreError>;
+    /// Writes at `offset`, creating or extending the file.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), StoreError>;
+    /// Makes the content of a file durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]: what was written since the last sync may be lost.
+    fn sync(&mut self, name: &str) -> Result<(), StoreError>;
+    /// Makes names durable: creations, renames, removals.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    fn sync_names(&mut self) -> Result<(), StoreError>;
+    /// Renames a file over another.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    fn rename(&mut self, from: &str, to: &str) -> Result<(), StoreError>;
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    fn remove(&mut self, name: &str) -> Result<(), StoreError>;
+    /// Cuts a file to `length`.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    fn truncate(&mut self, name: &str, length: u64) -> Result<(), StoreError>;
+}
+
+/// A real directory, locked against a second agent.
+#[derive(Debug)]
+pub struct RealFiles {
+    directory: PathBuf,
+    open: HashMap<String, File>,
+    /// Held for the lock alone.
+    _lock: File,
+}
+
+impl RealFiles {
+    /// Opens `directory`, creating it, and locks it.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another agent has it, [`StoreError::Io`] when it can't be made or written.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let failed = |operation, path: &Path, source| StoreError::Io { operation, path: path.to_owned(), source };
+        fs::create_dir_all(directory).map_err(|e| failed(Operation::CreateDirectory, directory, e))?;
+        let path = directory.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| failed(Operation::Create, &path, e))?;
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Locked { directory: directory.to_owned() }),
+            Err(error) => return Err(failed(Operation::Lock, &path, error.into())),
+        }
+        Ok(Self { directory: directory.to_owned(), open: HashMap::new(), _lock: lock })
+    }
+
+    fn error(&self, operation: Operation, name: &str, source: io::Error) -> StoreError {
+        StoreError::Io { operation, path: self.directory.join(name), source }
+    }
+
+    fn handle(&mut self, name: &str, operation: Operation) -> Result<&File, StoreError> {
+        if !self.open.contains_key(name) {
+            let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(self.directory.join(name));
+            let file = opened.map_err(|e| self.error(operation, name, e))?;
+            self.open.insert(name.to_owned(), file);
+        }
+        self.open.get(name).ok_or_else(|| self.error(operation, name, io::ErrorKind::NotFound.into()))
+    }
+}
+
+impl Files for RealFiles {
+    fn list(&self) -> Result<Vec<String>, StoreError> {
+        let entries = fs::read_dir(&self.directory).map_err(|e| self.error(Operation::List, "", e))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| self.error(Operation::List, "", e))?;
+            names.extend(entry.file_name().into_string());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn read(&mut self, name: &str) -> Result<Vec<u8>, StoreError> {
+        fs::read(self.directory.join(name)).map_err(|e| self.error(Operation::Read, name, e))
+    }
+
+    fn read_at(&mut self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = vec![0; length];
+        let mut at = 0;
+        while at < length {
+            let read = self.handle(name, Operation::Read)?.read_at(&mut bytes[at..], offset + at as u64);
+            match read {
+                Ok(0) => break,
+                Ok(more) => at += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.error(Operation::Read, name, error)),
+            }
+        }
+        bytes.truncate(at);
+        Ok(bytes)
+    }
+
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let written = self.handle(name, Operation::Write)?.write_all_at(bytes, offset);
+        written.map_err(|e| self.error(Operation::Write, name, e))
+    }
+
+    fn sync(&mut self, name: &str) -> Result<(), StoreError> {
+        let synced = self.handle(name, Operation::Sync)?.sync_data();
+        synced.map_err(|e| self.error(Operation::Sync, name, e))
+    }
+
+    fn sync_names(&mut self) -> Result<(), StoreError> {
+        File::open(&self.directory).and_then(|d| d.sync_all()).map_err(|e| self.error(Operation::Sync, "", e))
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> Result<(), StoreError> {
+        self.open.remove(to);
+        let file = self.open.remove(from);
+        fs::rename(self.directory.join(from), self.directory.join(to)).map_err(|e| self.error(Operation::Rename, from, e))?;
+        drop(file);
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> Result<(), StoreError> {
+        self.open.remove(name);
+        match fs::remove_file(self.directory.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.error(Operation::Remove, name, error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn truncate(&mut self, name: &str, length: u64) -> Result<(), StoreError> {
+        let cut = self.handle(name, Operation::Write)?.set_len(length);
+        cut.map_err(|e| self.error(Operation::Write, name, e))
+    }
+}
