@@ -55,7 +55,13 @@ impl Journal {
     ///
     /// # Errors
     /// When files can't be read or written.
-    pub fn open<F: Files>(files: &mut F, store: u64, bytes_max: u64, upto: u64, free_upto: u64) -> Result<(Self, Vec<RecoveredBlock>, Vec<Damage>), StoreError> {
+    pub fn open<F: Files>(
+        files: &mut F,
+        store: u64,
+        bytes_max: u64,
+        upto: u64,
+        free_upto: u64,
+    ) -> Result<(Self, Vec<RecoveredBlock>, Vec<Damage>), StoreError> {
         let mut journal = Self {
             store,
             bytes_max,
@@ -119,7 +125,13 @@ impl Journal {
             if last < next {
                 continue;
             }
-            let meta = BlockMeta { first_record: first, records: records as u32, points: found.header.points, times: found.header.times, inputs: found.header.inputs };
+            let meta = BlockMeta {
+                first_record: first,
+                records: records as u32,
+                points: found.header.points,
+                times: found.header.times,
+                inputs: found.header.inputs,
+            };
             let place = format!("{} at {}", self.files[found.file].name, found.at);
             if first > next && known_durable >= first - 1 {
                 damage.push(Damage::gap(place.clone(), next, first - next));
