@@ -7,6 +7,8 @@ use weir_plugin_api::{
     plugin::{Decoder, Encoder},
 };
 
+#[cfg(feature = "codec-frame")]
+pub mod frame;
 #[cfg(feature = "codec-influx")]
 pub mod influx;
 #[cfg(any(feature = "codec-influx", feature = "codec-json"))]

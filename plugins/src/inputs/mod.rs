@@ -4,11 +4,17 @@ use weir_plugin_api::plugin::InputEntry;
 
 #[cfg(feature = "input-mqtt_consumer")]
 pub mod mqtt_consumer;
+#[cfg(any(feature = "input-serial", feature = "input-gpio"))]
+mod retry;
+#[cfg(feature = "input-serial")]
+pub mod serial;
 
 /// Every input of this build, by name.
 pub fn all() -> Vec<&'static InputEntry> {
     vec![
         #[cfg(feature = "input-mqtt_consumer")]
         &mqtt_consumer::ENTRY,
+        #[cfg(feature = "input-serial")]
+        &serial::ENTRY,
     ]
 }
