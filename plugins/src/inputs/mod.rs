@@ -8,6 +8,8 @@ pub mod mqtt_consumer;
 mod retry;
 #[cfg(feature = "input-serial")]
 pub mod serial;
+#[cfg(feature = "input-socket_listener")]
+pub mod socket_listener;
 
 /// Every input of this build, by name.
 pub fn all() -> Vec<&'static InputEntry> {
@@ -16,5 +18,7 @@ pub fn all() -> Vec<&'static InputEntry> {
         &mqtt_consumer::ENTRY,
         #[cfg(feature = "input-serial")]
         &serial::ENTRY,
+        #[cfg(feature = "input-socket_listener")]
+        &socket_listener::ENTRY,
     ]
 }
