@@ -1,9 +1,10 @@
 //! `weir`: the command line, and nothing else.
 
 mod cmd;
-// What of a checked configuration only a running agent reads is not read by every build.
-#[allow(dead_code)]
 mod config;
+mod http;
+mod run;
+mod sys;
 
 use clap::Parser;
 

@@ -2,7 +2,9 @@
 
 mod check;
 mod plugins;
+pub mod run;
 mod sample_config;
+mod status;
 
 use std::{
     io::{IsTerminal, Write},
@@ -17,7 +19,6 @@ use crate::config::{Report, Sources};
 /// It did what it was told.
 pub const DONE: u8 = 0;
 /// It ran, and failed.
-#[allow(dead_code)]
 pub const FAILED: u8 = 1;
 /// The command or the configuration is wrong: nothing was touched.
 pub const WRONG: u8 = 2;
@@ -32,6 +33,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the agent.
+    Run(run::Run),
+    /// Ask the running agent what came in, what became of it and what waits where.
+    Status(status::Status),
     /// Check a configuration and say what it does.
     Check(check::Check),
     /// Print a configuration with every option, its default and what it means.
@@ -44,6 +49,8 @@ impl Cli {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
         let code = match self.command {
+            Command::Run(command) => command.run(),
+            Command::Status(command) => command.run(),
             Command::Check(command) => command.run(),
             Command::SampleConfig(command) => command.run(),
             Command::Plugins(command) => command.run(),

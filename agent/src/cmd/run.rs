@@ -1,0 +1,230 @@
+//! `weir run`: starts the agent and answers signals.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use weir_plugin_api::plugin::{InternalPoint, Stop};
+
+use super::{ConfigArgs, DONE, FAILED, WRONG, show};
+use crate::{
+    config::{self, Config, System, environment::Internal, types::StatusOptions},
+    http::{self, Shown, report::Report},
+    run::{CoreHandle, RunOptions, Running, StartError, start::start},
+    sys::{clock::SystemClock, log, notify},
+};
+
+/// `weir run`.
+#[derive(Args, Debug)]
+pub struct Run {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Ask every input once (a file or standard input to its end), close the windows, deliver, and end.
+    #[arg(long)]
+    once: bool,
+    /// Keep the state here, whatever the configuration says.
+    #[arg(long, value_name = "PATH")]
+    directory: Option<PathBuf>,
+}
+
+impl Run {
+    /// Runs it.
+    pub fn run(self) -> u8 {
+        let core = SharedCore::default();
+        let environment = System::with_internal(core.internal());
+        let sources = (&self.config).into();
+        let config = match config::load(&sources, &environment) {
+            Ok((config, warnings)) => {
+                show(&warnings);
+                config
+            }
+            Err(report) => {
+                show(&report);
+                return WRONG;
+            }
+        };
+        log::start(&config.agent.log_level);
+        let options = RunOptions { once: self.once, directory: self.directory };
+        run(config, &options, &core, || match config::load(&sources, &environment) {
+            Ok((config, warnings)) => {
+                show(&warnings);
+                Some(config)
+            }
+            Err(report) => {
+                show(&report);
+                None
+            }
+        })
+    }
+}
+
+/// The core that runs now, for the `internal` input, which is built before there is one.
+#[derive(Clone, Default)]
+pub struct SharedCore(Arc<Mutex<Option<CoreHandle>>>);
+
+impl SharedCore {
+    /// The agent's counters as points.
+    pub fn internal(&self) -> Internal {
+        let core = Arc::clone(&self.0);
+        Arc::new(move || {
+            let core = core.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            core.and_then(|core| core.ledger_now()).map_or_else(Vec::new, |ledger| internal_points(&Report::of_ledger(&ledger)))
+        })
+    }
+
+    fn set(&self, core: &CoreHandle) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(core.clone());
+    }
+}
+
+/// One point per row of the report, named as Telegraf names its own: `internal_…`.
+fn internal_points(report: &Report) -> Vec<InternalPoint> {
+    let fields = |numbers: &std::collections::BTreeMap<String, u64>| numbers.iter().map(|(k, v)| (k.clone(), *v)).collect();
+    let mut points = Vec::new();
+    for (kind, rows) in [("input", &report.inputs), ("operator", &report.operators), ("output", &report.outputs)] {
+        points.extend(rows.iter().map(|row| InternalPoint {
+            measurement: format!("internal_{kind}"),
+            tags: vec![(kind.to_owned(), row.name.clone())],
+            fields: fields(&row.numbers),
+        }));
+    }
+    for (name, numbers) in [("internal_engine", &report.engine), ("internal_store", &report.store)] {
+        points.push(InternalPoint { measurement: name.into(), tags: Vec::new(), fields: fields(numbers) });
+    }
+    points
+}
+
+/// Why a run ended.
+enum Ending {
+    /// SIGTERM or SIGINT.
+    Stop,
+    /// SIGHUP, with the configuration to go on with.
+    Reload(Box<Config>),
+    /// Every input has come to its end.
+    Finished {
+        /// One of them failed.
+        failed: bool,
+    },
+}
+
+/// Runs until a signal or, with `once`, until everything is delivered. `reload` reads the configuration anew and prints what is wrong.
+pub fn run(config: Config, options: &RunOptions, core: &SharedCore, reload: impl Fn() -> Option<Config>) -> u8 {
+    let workers = config.agent.workers;
+    let runtime = if workers > 1 {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()
+    } else {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()
+    };
+    match runtime {
+        Ok(runtime) => runtime.block_on(generations(config, options, core, reload)),
+        Err(error) => {
+            tracing::error!(%error, "can't start the runtime");
+            FAILED
+        }
+    }
+}
+
+/// One generation per configuration: a reload stops the old agent in order and starts the new one on the same state.
+async fn generations(mut config: Config, options: &RunOptions, core: &SharedCore, reload: impl Fn() -> Option<Config>) -> u8 {
+    let clock = Arc::new(SystemClock::default());
+    loop {
+        let status = config.status.clone();
+        let running = match start(config, options, &clock) {
+            Ok(running) => running,
+            Err(error) => return refuse(&error),
+        };
+        core.set(&running.core);
+        match generation(running, status, options, &reload).await {
+            Ok(next) => {
+                notify::reloading();
+                config = *next;
+            }
+            Err(code) => return code,
+        }
+    }
+}
+
+fn refuse(error: &StartError) -> u8 {
+    let mut text = format!("weir: {error}");
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    eprintln!("{text}");
+    if matches!(error, StartError::Endless(_)) { WRONG } else { FAILED }
+}
+
+/// Runs one agent; the configuration of the next, or the exit code.
+async fn generation(mut running: Running, status: StatusOptions, options: &RunOptions, reload: &impl Fn() -> Option<Config>) -> Result<Box<Config>, u8> {
+    let (served, servers_end) = serve(&running, status, options);
+    served.ready.request();
+    notify::ready();
+    tracing::info!(directory = %running.directory.display(), inputs = running.names.inputs.len(), outputs = running.names.outputs.len(), "running");
+    let ending = wait(&mut running, reload).await;
+    if matches!(ending, Ending::Stop) {
+        notify::stopping();
+    }
+    let ended = match ending {
+        Ending::Finished { failed } => running.finish(failed).await,
+        Ending::Stop | Ending::Reload(_) => running.stop().await,
+    };
+    servers_end.request();
+    if ended.undelivered > 0 {
+        tracing::warn!(points = ended.undelivered, "not delivered yet, kept in the store");
+    }
+    match ending {
+        Ending::Reload(next) => Ok(next),
+        Ending::Stop => Err(DONE),
+        Ending::Finished { .. } if ended.failed || ended.undelivered > 0 => Err(FAILED),
+        Ending::Finished { .. } => Err(DONE),
+    }
+}
+
+fn serve(running: &Running, status: StatusOptions, options: &RunOptions) -> (Arc<Shown>, Stop) {
+    let end = Stop::default();
+    let shown = Arc::new(Shown {
+        core: running.core.clone(),
+        health: running.health.clone(),
+        names: running.names.clone(),
+        store: Arc::clone(&running.store),
+        directory: running.directory.clone(),
+        ready: Stop::default(),
+    });
+    if !options.once {
+        match config::control_socket(status.socket.as_deref(), &System::default()) {
+            Some(socket) => drop(tokio::spawn(http::serve_unix(socket, Arc::clone(&shown), end.clone()))),
+            None => tracing::warn!("no place for a control socket, `weir status` won't work: set `socket` in [status]"),
+        }
+    }
+    if let Some(address) = status.listen {
+        tokio::spawn(http::serve_tcp(address, Arc::clone(&shown), end.clone()));
+    }
+    (shown, end)
+}
+
+/// Waits for whatever ends this agent. A reload that is refused ends nothing.
+async fn wait(running: &mut Running, reload: &impl Fn() -> Option<Config>) -> Ending {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
+        tracing::error!("can't listen for signals");
+        return Ending::Stop;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ending::Stop,
+            _ = interrupt.recv() => return Ending::Stop,
+            _ = hangup.recv() => match reload() {
+                Some(config) => {
+                    tracing::info!("configuration read again");
+                    return Ending::Reload(Box::new(config));
+                }
+                None => tracing::error!("new configuration refused, the old one goes on"),
+            },
+            failed = running.inputs_end() => return Ending::Finished { failed },
+        }
+    }
+}

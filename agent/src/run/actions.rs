@@ -1,0 +1,156 @@
+//! Tasks of actions: edge actions fire once per transition, in order; level actions follow the wanted level.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, watch};
+use weir_engine::{core::Event, record::DeliveryCounts};
+use weir_plugin_api::{
+    Identity, Lane,
+    plugin::{EdgeAction, LevelAction, Notification, Outcome, Stop},
+    time::Clock,
+};
+
+use super::{
+    backoff::Backoff,
+    delivery::{Offered, OutputHealth},
+    handle::CoreHandle,
+};
+
+/// First and longest delay between tries.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// An edge action's task.
+pub struct EdgeTask {
+    /// Name, for the log.
+    pub name: String,
+    /// Index among the engine's outputs.
+    pub index: u16,
+    /// Older than this at its turn and it is counted, not done; 0 never. Nanoseconds.
+    pub expires_after: i64,
+    /// The action.
+    pub action: Box<dyn EdgeAction>,
+    /// Where alert points arrive.
+    pub offers: mpsc::UnboundedReceiver<Offered>,
+    /// The core.
+    pub core: CoreHandle,
+    /// For the age of notifications.
+    pub clock: Arc<dyn Clock>,
+    /// What others may know.
+    pub health: Arc<OutputHealth>,
+}
+
+impl EdgeTask {
+    /// Runs until `end` is requested.
+    pub async fn run(mut self, end: Stop) {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1, u64::from(self.index) ^ self.clock.steady() as u64);
+        loop {
+            self.core.event(Event::Want { output: self.index, lane: Lane::Alerts });
+            let offered = tokio::select! {
+                biased;
+                () = end.requested() => return,
+                offered = self.offers.recv() => offered,
+            };
+            let Some(Offered { chunk, from, .. }) = offered else { return };
+            let bit = 1u64 << self.index;
+            for index in from..chunk.len() {
+                if chunk.route(index) & bit == 0 {
+                    continue;
+                }
+                let notification = Notification::from_point(chunk.point(index));
+                let Some(counts) = self.fire(&notification, &mut backoff, &end).await else { return };
+                self.report(chunk.identity(index), counts);
+            }
+        }
+    }
+
+    /// Tries until it is done, refused or expired; `None` when the agent ends first.
+    async fn fire(&mut self, notification: &Notification, backoff: &mut Backoff, end: &Stop) -> Option<DeliveryCounts> {
+        loop {
+            if self.expires_after > 0 && self.clock.wall() - notification.time > self.expires_after {
+                tracing::warn!(action = %self.name, key = notification.idempotency_key, "notification expired");
+                return Some(DeliveryCounts { expired_stale: 1, ..DeliveryCounts::default() });
+            }
+            let (delay, reason) = match self.action.fire(notification).await {
+                Outcome::Delivered { rejected, .. } => {
+                    backoff.reset();
+                    self.health.failing.store(false, Ordering::Relaxed);
+                    for rejection in &rejected {
+                        tracing::warn!(action = %self.name, status = rejection.status, reason = rejection.reason, key = notification.idempotency_key, "notification refused for good");
+                    }
+                    let rejected = u64::from(!rejected.is_empty());
+                    return Some(DeliveryCounts { delivered: 1 - rejected, rejected, ..DeliveryCounts::default() });
+                }
+                Outcome::TooLarge => return Some(DeliveryCounts { rejected: 1, ..DeliveryCounts::default() }),
+                Outcome::Retry { after, reason } => (after.unwrap_or_else(|| backoff.step()), reason),
+                Outcome::Hold { reason } => (RETRY.1, reason),
+            };
+            self.health.retries.fetch_add(1, Ordering::Relaxed);
+            if !self.health.failing.swap(true, Ordering::Relaxed) {
+                tracing::warn!(action = %self.name, reason, retry_in = ?delay, "action failed; it is tried again");
+            }
+            tokio::select! {
+                () = end.requested() => return None,
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+    }
+
+    fn report(&self, upto: Identity, counts: DeliveryCounts) {
+        self.core.event(Event::Delivered { output: self.index, lane: Lane::Alerts, upto, counts, token: 0 });
+    }
+}
+
+/// A level action's task: a reconciler that sets the newest wanted level until it holds.
+pub struct LevelTask {
+    /// Name, for the log.
+    pub name: String,
+    /// The action.
+    pub action: Box<dyn LevelAction>,
+    /// The wanted level; `None` until the core has said the first.
+    pub wanted: watch::Receiver<Option<bool>>,
+}
+
+impl LevelTask {
+    /// Runs until `end` is requested, then leaves the level as `on_exit` wants it.
+    pub async fn run(mut self, end: Stop, seed: u64) {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1, seed);
+        let mut failing = false;
+        loop {
+            let wanted = *self.wanted.borrow_and_update();
+            let mut retry = None;
+            if let Some(on) = wanted {
+                match self.action.set(on).await {
+                    Ok(()) => {
+                        backoff.reset();
+                        if std::mem::take(&mut failing) {
+                            tracing::info!(action = %self.name, on, "level holds again");
+                        }
+                    }
+                    Err(error) => {
+                        let delay = backoff.step();
+                        if !std::mem::replace(&mut failing, true) {
+                            tracing::error!(action = %self.name, %error, on, retry_in = ?delay, "level can't be set");
+                        }
+                        retry = Some(delay);
+                    }
+                }
+            }
+            let again = async {
+                match retry {
+                    Some(delay) => tokio::time::sleep(delay).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = end.requested() => break,
+                changed = self.wanted.changed() => if changed.is_err() { break },
+                () = again => {}
+            }
+        }
+        self.action.exit().await;
+    }
+}

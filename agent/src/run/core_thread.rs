@@ -1,0 +1,192 @@
+//! The core thread: shows the core what happens and performs what it wants. It sleeps when there is nothing to do.
+
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
+use weir_engine::core::{Core, Effect, Event};
+use weir_plugin_api::ring::RingReceiver;
+
+use super::{
+    delivery::Offered,
+    disk_thread::DiskCommand,
+    handle::{CoreHandle, Message},
+};
+use crate::sys::{clock::SystemClock, notify};
+
+/// Batches taken from one ring before the next has its turn.
+const TURN: usize = 16;
+
+/// Everything the thread works with.
+pub struct CoreThread {
+    /// The core.
+    pub core: Core,
+    /// Rings by input.
+    pub rings: Vec<RingReceiver>,
+    /// Messages from everybody else.
+    pub inbox: mpsc::Receiver<Message>,
+    /// The disk thread.
+    pub disk: mpsc::Sender<DiskCommand>,
+    /// Outputs and edge actions, by index.
+    pub outputs: Vec<async_mpsc::UnboundedSender<Offered>>,
+    /// Level actions, by index.
+    pub levels: Vec<watch::Sender<Option<bool>>>,
+    /// The clocks.
+    pub clock: Arc<SystemClock>,
+    /// For waking it.
+    pub handle: CoreHandle,
+}
+
+/// What the thread waits for on behalf of others.
+#[derive(Default)]
+struct Waiting {
+    settle: Vec<oneshot::Sender<()>>,
+    finish: Vec<oneshot::Sender<()>>,
+    ending: bool,
+}
+
+impl CoreThread {
+    /// Runs until [`Message::End`] and the last checkpoint after it.
+    pub fn run(mut self) {
+        self.handle.is_here();
+        let mut effects = Vec::new();
+        let mut armed = i64::MAX;
+        let mut waiting = Waiting::default();
+        let mut last_checkpoint = None;
+        let watchdog = notify::watchdog_interval().map(|d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX));
+        let mut fed_at = self.clock.now().steady;
+        self.core.start(self.clock.now(), &mut effects);
+        self.perform(&mut effects, &mut armed);
+        loop {
+            let mut busy = self.take_messages(&mut effects, &mut armed, &mut waiting, &mut last_checkpoint);
+            busy |= self.take_batches(&mut effects, &mut armed);
+            let now = self.clock.now();
+            if let Some(interval) = watchdog
+                && now.steady - fed_at >= interval
+            {
+                notify::watchdog();
+                fed_at = now.steady;
+            }
+            if armed <= now.steady {
+                armed = i64::MAX;
+                self.core.step(now, Event::Time, &mut effects);
+                self.perform(&mut effects, &mut armed);
+                busy = true;
+            }
+            if busy {
+                continue;
+            }
+            self.answer(&mut waiting, &mut effects, &mut armed);
+            if let Some(done) = last_checkpoint
+                && (done || self.core.is_failed())
+            {
+                return;
+            }
+            if waiting.ending && last_checkpoint.is_none() && self.rings.iter().all(RingReceiver::is_empty) {
+                last_checkpoint = Some(false);
+                self.core.step(now, Event::Checkpoint, &mut effects);
+                self.perform(&mut effects, &mut armed);
+                continue;
+            }
+            let deadline = watchdog.map_or(armed, |interval| armed.min(fed_at + interval));
+            sleep(deadline.saturating_sub(self.clock.now().steady));
+        }
+    }
+
+    fn take_messages(&mut self, effects: &mut Vec<Effect>, armed: &mut i64, waiting: &mut Waiting, last_checkpoint: &mut Option<bool>) -> bool {
+        let mut any = false;
+        while let Ok(message) = self.inbox.try_recv() {
+            any = true;
+            match message {
+                Message::Event(event) => {
+                    let checkpointed = matches!(event, Event::CheckpointDone { .. } | Event::CheckpointFailed { .. });
+                    self.core.step(self.clock.now(), event, effects);
+                    self.perform(effects, armed);
+                    if checkpointed && last_checkpoint.is_some() && self.core.is_idle() {
+                        *last_checkpoint = Some(true);
+                    }
+                }
+                Message::Ledger(reply) => reply(self.core.ledger()),
+                Message::SetCursor { output, resume } => self.core.set_output_cursor(output, resume),
+                Message::Settle(reply) => waiting.settle.push(reply),
+                Message::Finish(reply) => waiting.finish.push(reply),
+                Message::End => waiting.ending = true,
+            }
+        }
+        any
+    }
+
+    fn take_batches(&mut self, effects: &mut Vec<Effect>, armed: &mut i64) -> bool {
+        let mut any = false;
+        for input in 0..self.rings.len() {
+            for _ in 0..TURN {
+                if !self.core.wants_batches() {
+                    return any;
+                }
+                let Some(batch) = self.rings[input].try_recv() else { break };
+                any = true;
+                self.core.step(self.clock.now(), Event::Batch { input: input as u16, batch }, effects);
+                self.perform(effects, armed);
+            }
+        }
+        any
+    }
+
+    /// Answers those who wait for the rings to be empty and everything durable.
+    fn answer(&mut self, waiting: &mut Waiting, effects: &mut Vec<Effect>, armed: &mut i64) {
+        if !self.rings.iter().all(RingReceiver::is_empty) {
+            return;
+        }
+        for reply in std::mem::take(&mut waiting.finish) {
+            self.core.step(self.clock.now(), Event::Finish, effects);
+            self.perform(effects, armed);
+            let _ = reply.send(());
+        }
+        if self.core.is_idle() || self.core.is_failed() {
+            for reply in std::mem::take(&mut waiting.settle) {
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    fn perform(&mut self, effects: &mut Vec<Effect>, armed: &mut i64) {
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Append { block, bytes, meta, sync } => self.to_disk(DiskCommand::Append { block, bytes, meta, sync }),
+                Effect::Sync => self.to_disk(DiskCommand::Sync),
+                Effect::Checkpoint { number, outbox, state, upto_record, outbox_free_below } => {
+                    self.to_disk(DiskCommand::Checkpoint { number, outbox, state, upto_record, free_below: outbox_free_below });
+                }
+                Effect::ReadOutbox { output, lane, place } => self.to_disk(DiskCommand::ReadOutbox { output, lane, place }),
+                Effect::Acknowledge { input, number } => self.rings[usize::from(input)].acknowledge(number),
+                Effect::Recycle { input, batch } => self.rings[usize::from(input)].recycle(batch),
+                Effect::Offer { output, lane, chunk, from } => {
+                    // A task that has ended wants nothing more.
+                    let _ = self.outputs[usize::from(output)].send(Offered { lane, chunk, from });
+                }
+                Effect::Level { action, on } => {
+                    self.levels[usize::from(action)].send_replace(Some(on));
+                }
+                Effect::Arm { at } => *armed = at,
+                Effect::Log { error: true, message } => tracing::error!("{message}"),
+                Effect::Log { error: false, message } => tracing::warn!("{message}"),
+            }
+        }
+    }
+
+    fn to_disk(&self, command: DiskCommand) {
+        if self.disk.send(command).is_err() {
+            tracing::error!("the disk thread has ended");
+        }
+    }
+}
+
+fn sleep(nanos: i64) {
+    match u64::try_from(nanos) {
+        Ok(nanos) if nanos > 0 && nanos < i64::MAX as u64 / 2 => std::thread::park_timeout(Duration::from_nanos(nanos)),
+        Ok(nanos) if nanos > 0 => std::thread::park(),
+        _ => {}
+    }
+}

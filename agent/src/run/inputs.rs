@@ -1,0 +1,130 @@
+//! Tasks of inputs: streaming ones are started again when they fail, polled ones are asked at their interval.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use weir_plugin_api::{
+    Position,
+    plugin::{AnyInput, InputContext, PluginError, PolledInput, StreamingInput},
+    time::Clock,
+};
+
+use super::backoff::{Backoff, Random};
+
+/// First and longest delay before a failed input is started again.
+const RESTART: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// When a polled input is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    /// How often.
+    pub interval: Duration,
+    /// Random delay before each, up to this.
+    pub jitter: Duration,
+    /// Fixed shift.
+    pub offset: Duration,
+    /// At multiples of the interval.
+    pub round: bool,
+    /// Once, and then it ends.
+    pub once: bool,
+}
+
+/// Runs an input to its end.
+///
+/// # Errors
+/// With `once`, what the input failed with; otherwise failures are logged and tried again.
+pub async fn run(input: AnyInput, mut context: InputContext, schedule: Schedule, seed: u64) -> Result<(), PluginError> {
+    let name = context.name.clone();
+    let flushed = context.flushed.clone();
+    let result = match input {
+        AnyInput::Streaming(mut input) => stream(&mut *input, &mut context, schedule.once, seed).await,
+        AnyInput::Polled(mut input) => poll(&mut *input, &mut context, schedule, seed).await,
+    };
+    if let Err(error) = &result {
+        tracing::error!(input = %name, %error, "input ended");
+    }
+    flushed.request();
+    result
+}
+
+async fn stream(input: &mut dyn StreamingInput, context: &mut InputContext, once: bool, seed: u64) -> Result<(), PluginError> {
+    let mut backoff = Backoff::new(RESTART.0, RESTART.1, seed);
+    loop {
+        let started = Instant::now();
+        match input.run(context).await {
+            Ok(()) => return Ok(()),
+            Err(error) if once || context.stop.is_requested() => return Err(error),
+            Err(error) => {
+                if started.elapsed() > RESTART.1 {
+                    backoff.reset();
+                }
+                let delay = backoff.step();
+                tracing::warn!(input = %context.name, %error, restart_in = ?delay, "input failed");
+                tokio::select! {
+                    () = context.stop.requested() => return Ok(()),
+                    () = tokio::time::sleep(delay) => {}
+                }
+            }
+        }
+    }
+}
+
+async fn poll(input: &mut dyn PolledInput, context: &mut InputContext, schedule: Schedule, seed: u64) -> Result<(), PluginError> {
+    if schedule.once {
+        input.start(context).await?;
+        input.gather(context).await?;
+        context.collector.flush(Position::None).await?;
+        return Ok(());
+    }
+    let mut random = Random(seed);
+    let mut backoff = Backoff::new(RESTART.0, RESTART.1, seed);
+    while let Err(error) = input.start(context).await {
+        let delay = backoff.step();
+        tracing::warn!(input = %context.name, %error, retry_in = ?delay, "input can't start");
+        tokio::select! {
+            () = context.stop.requested() => return Ok(()),
+            () = tokio::time::sleep(delay) => {}
+        }
+    }
+    let mut failing = false;
+    let clock = Arc::clone(context.collector.clock());
+    let mut next = Instant::now() + first(&schedule, &*clock);
+    loop {
+        let at = next + random.up_to(schedule.jitter);
+        tokio::select! {
+            () = context.stop.requested() => return Ok(()),
+            () = tokio::time::sleep_until(at) => {}
+        }
+        match input.gather(context).await {
+            Ok(()) => {
+                if std::mem::take(&mut failing) {
+                    tracing::info!(input = %context.name, "input gathers again");
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(input = %context.name, %error, "input could not gather");
+                }
+            }
+        }
+        // What was polled can't wait: with the ring full the newest is dropped and counted.
+        context.collector.try_flush(Position::None)?;
+        next += schedule.interval;
+        let now = Instant::now();
+        if next < now {
+            // Missed turns are skipped, as in Telegraf, and the rhythm kept.
+            let missed = (now - next).as_nanos() / schedule.interval.as_nanos().max(1) + 1;
+            next += schedule.interval * u32::try_from(missed).unwrap_or(u32::MAX);
+        }
+    }
+}
+
+/// Time to the first gather.
+fn first(schedule: &Schedule, clock: &dyn Clock) -> Duration {
+    if !schedule.round {
+        return schedule.offset;
+    }
+    let interval = i64::try_from(schedule.interval.as_nanos()).unwrap_or(i64::MAX).max(1);
+    let rest = (interval - clock.wall().rem_euclid(interval)) % interval;
+    Duration::from_nanos(u64::try_from(rest).unwrap_or(0)) + schedule.offset
+}

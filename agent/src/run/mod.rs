@@ -1,0 +1,113 @@
+//! A running agent: threads, tasks and the order in which they start and stop.
+//!
+//! ```text
+//! main thread   tokio: inputs, outputs, actions, status
+//! core thread   rings → core → effects
+//! disk thread   journal, checkpoints, outbox
+//! ```
+//!
+//! Architecture invariant: tokio never waits for the disk, and the core never waits for the network.
+
+mod actions;
+mod backoff;
+mod core_thread;
+mod delivery;
+pub mod disk_thread;
+mod handle;
+mod inputs;
+pub mod start;
+pub mod stop;
+mod transform;
+
+use std::{path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
+
+use tokio::task::JoinSet;
+use weir_plugin_api::plugin::{PluginError, Stop};
+
+pub use delivery::OutputHealth;
+pub use handle::CoreHandle;
+
+/// Names of everything, for the ledger's readers.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// Inputs by index.
+    pub inputs: Vec<String>,
+    /// Outputs, then edge actions, by index.
+    pub outputs: Vec<String>,
+}
+
+/// What a run is started with beyond its configuration.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Ask every input once and end.
+    pub once: bool,
+    /// The state directory, overriding the configuration.
+    pub directory: Option<PathBuf>,
+}
+
+/// A started agent.
+pub struct Running {
+    /// The core.
+    pub core: CoreHandle,
+    /// What is known of each output and edge action.
+    pub health: Vec<Arc<OutputHealth>>,
+    /// Names.
+    pub names: Names,
+    /// Where the state lives.
+    pub directory: PathBuf,
+    pub(crate) inputs: JoinSet<Result<(), PluginError>>,
+    /// Tasks of outputs and actions.
+    pub(crate) outputs: JoinSet<()>,
+    pub(crate) stops: Stops,
+    pub(crate) flushed: Vec<Stop>,
+    pub(crate) core_thread: JoinHandle<()>,
+    pub(crate) disk_thread: JoinHandle<()>,
+    /// What the store has done.
+    pub store: disk_thread::SharedStats,
+    pub(crate) shutdown_timeout: Duration,
+}
+
+/// The requests that end a run, in their order.
+#[derive(Clone, Default)]
+pub(crate) struct Stops {
+    /// Inputs: read nothing more.
+    pub stop: Stop,
+    /// Outputs: wait for no fuller batch.
+    pub hurry: Stop,
+    /// Inputs: everything is acknowledged, disconnect.
+    pub drained: Stop,
+    /// Outputs and actions: end.
+    pub end: Stop,
+}
+
+/// Why an agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store.
+    #[error("can't open the store in {directory}")]
+    Store {
+        /// Where.
+        directory: PathBuf,
+        /// Why.
+        source: weir_store::StoreError,
+    },
+    /// The state in it.
+    #[error("can't restore the state in {directory}: {reason}")]
+    State {
+        /// Where.
+        directory: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A thread.
+    #[error("can't start the {name} thread")]
+    Thread {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// `--once` with an input that has no end.
+    #[error("--once can't be used with the input {0}: it has no end")]
+    Endless(String),
+}

@@ -1,0 +1,240 @@
+//! Starting: store, recovery, threads, then outputs before inputs, so that nothing arrives that could not leave.
+
+use std::{
+    path::Path,
+    sync::{Arc, mpsc},
+};
+
+use tokio::{
+    sync::{mpsc as async_mpsc, watch},
+    task::JoinSet,
+};
+use weir_engine::core::{Core, FoundBlock};
+use weir_plugin_api::{
+    Collector, Lane,
+    plugin::{AnyAction, AnyInput, InputContext, Stop},
+    ring::{RingReceiver, RingSender, WakeCore, ring},
+    time::Clock,
+};
+use weir_store::{RealFiles, Recovered, Store, StoreOptions};
+
+use super::{
+    Names, OutputHealth, RunOptions, Running, StartError, Stops,
+    actions::{EdgeTask, LevelTask},
+    core_thread::CoreThread,
+    delivery::{Delivery, DeliveryOptions, Offered},
+    disk_thread::{self, core_found, core_meta},
+    handle::CoreHandle,
+    inputs::{self, Schedule},
+    transform::Transform,
+};
+use crate::{
+    config::{self, System, types::{Config, ConfiguredInput}},
+    sys::clock::SystemClock,
+};
+
+type Offers = (Vec<async_mpsc::UnboundedSender<Offered>>, Vec<async_mpsc::UnboundedReceiver<Offered>>);
+
+/// Starts an agent of this configuration.
+///
+/// # Errors
+/// See [`StartError`]; nothing is left running then.
+pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>) -> Result<Running, StartError> {
+    if options.once {
+        refuse_endless(&config.inputs)?;
+    }
+    let directory = options.directory.clone().unwrap_or_else(|| config::state_directory(config.directory.as_deref(), &System::default()));
+    let (store, core) = recover(&config, &directory, clock)?;
+    let (handle, inbox) = CoreHandle::new();
+    let names = Names {
+        inputs: config.inputs.iter().map(|i| i.name.clone()).collect(),
+        outputs: config.engine.outputs.iter().map(|o| o.name.clone()).collect(),
+    };
+
+    let wake: WakeCore = {
+        let handle = handle.clone();
+        Arc::new(move || handle.wake())
+    };
+    let (senders, rings): (Vec<RingSender>, Vec<RingReceiver>) =
+        config.inputs.iter().map(|_| ring(config.agent.ring_batches.max(2), Arc::clone(&wake))).unzip();
+    let (offer_senders, offer_receivers): Offers = config.engine.outputs.iter().map(|_| async_mpsc::unbounded_channel()).unzip();
+    let (level_senders, level_receivers): (Vec<_>, Vec<_>) = config.engine.levels.iter().map(|_| watch::channel(None)).unzip();
+
+    let stops = Stops::default();
+    let shutdown_timeout = config.agent.shutdown_timeout;
+    let health: Vec<Arc<OutputHealth>> = config.engine.outputs.iter().map(|_| Arc::default()).collect();
+    let resumes: Vec<_> = (0..config.inputs.len()).map(|i| core.resume(i as u16).clone()).collect();
+    let output_resumes: Vec<_> = (0..config.engine.outputs.len()).map(|o| core.output_resume(o as u16)).collect();
+
+    let (disk_sender, disk_receiver) = mpsc::channel();
+    let stats = disk_thread::SharedStats::default();
+    let disk_thread = {
+        let (handle, stats) = (handle.clone(), Arc::clone(&stats));
+        spawn("disk", move || disk_thread::run(store, &disk_receiver, &handle, &stats))?
+    };
+    let core_thread = {
+        let thread = CoreThread {
+            core,
+            rings,
+            inbox,
+            disk: disk_sender,
+            outputs: offer_senders,
+            levels: level_senders,
+            clock: Arc::clone(clock),
+            handle: handle.clone(),
+        };
+        spawn("core", move || thread.run())?
+    };
+
+    let mut running = Running {
+        core: handle,
+        health,
+        names,
+        directory,
+        inputs: JoinSet::new(),
+        outputs: JoinSet::new(),
+        stops,
+        flushed: Vec::new(),
+        core_thread,
+        disk_thread,
+        store: stats,
+        shutdown_timeout,
+    };
+    let round = config.agent.round_interval;
+    let engine_outputs = config.engine.outputs.clone();
+    let mut receivers = offer_receivers.into_iter();
+    for (index, output) in config.outputs.into_iter().enumerate() {
+        let Some(offers) = receivers.next() else { break };
+        let spec = &engine_outputs[index];
+        let transform = Transform::of(&output);
+        let delivery = Delivery::new(
+            DeliveryOptions {
+                name: output.name.clone(),
+                index: index as u16,
+                batch: output.batch,
+                flush_interval: output.flush_interval,
+                flush_jitter: output.flush_jitter,
+                lanes: Lane::ALL.into_iter().filter(|l| if *l == Lane::Alerts { spec.alerts } else { spec.results }).collect(),
+            },
+            output.output,
+            transform,
+            offers,
+            running.core.clone(),
+            Arc::clone(&running.health[index]),
+            seed(clock, index),
+        );
+        running.outputs.spawn(delivery.run(output_resumes[index], running.stops.hurry.clone(), running.stops.end.clone()));
+    }
+    spawn_actions(&mut running, config.actions, &engine_outputs, receivers, level_receivers, clock);
+    for ((index, (input, sender)), resume) in config.inputs.into_iter().zip(senders).enumerate().zip(resumes) {
+        let schedule = Schedule { interval: input.interval, jitter: input.jitter, offset: input.offset, round, once: options.once };
+        spawn_input(&mut running, input, sender, resume, schedule, seed(clock, 1000 + index), clock);
+    }
+    Ok(running)
+}
+
+fn spawn_actions(
+    running: &mut Running,
+    actions: Vec<crate::config::types::ConfiguredAction>,
+    specs: &[weir_engine::spec::OutputSpec],
+    mut receivers: impl Iterator<Item = async_mpsc::UnboundedReceiver<Offered>>,
+    levels: Vec<watch::Receiver<Option<bool>>>,
+    clock: &Arc<SystemClock>,
+) {
+    let mut levels = levels.into_iter();
+    let mut index = specs.iter().position(|o| o.edge).unwrap_or(specs.len());
+    for action in actions {
+        match action.action {
+            AnyAction::Edge(edge) => {
+                let Some(offers) = receivers.next() else { break };
+                let task = EdgeTask {
+                    name: action.name,
+                    index: index as u16,
+                    expires_after: specs[index].expires_after,
+                    action: edge,
+                    offers,
+                    core: running.core.clone(),
+                    clock: clock.clone(),
+                    health: Arc::clone(&running.health[index]),
+                };
+                index += 1;
+                running.outputs.spawn(task.run(running.stops.end.clone()));
+            }
+            AnyAction::Level(level) => {
+                let Some(wanted) = levels.next() else { break };
+                let task = LevelTask { name: action.name, action: level, wanted };
+                running.outputs.spawn(task.run(running.stops.end.clone(), seed(clock, 2000)));
+            }
+        }
+    }
+}
+
+fn spawn_input(
+    running: &mut Running,
+    input: ConfiguredInput,
+    sender: RingSender,
+    resume: weir_plugin_api::Resume,
+    schedule: Schedule,
+    seed: u64,
+    clock: &Arc<SystemClock>,
+) {
+    let flushed = Stop::default();
+    let context = InputContext {
+        name: input.name,
+        collector: Collector::new(sender, input.shape, clock.clone()),
+        resume,
+        stop: running.stops.stop.clone(),
+        flushed: flushed.clone(),
+        drained: running.stops.drained.clone(),
+    };
+    running.flushed.push(flushed);
+    running.inputs.spawn(inputs::run(input.built.input, context, schedule, seed));
+}
+
+/// Opens the store and brings the core to where it was.
+fn recover(config: &Config, directory: &Path, clock: &SystemClock) -> Result<(Store<RealFiles>, Core), StartError> {
+    let failed = |source| StartError::Store { directory: directory.to_owned(), source };
+    let files = RealFiles::open(directory).map_err(failed)?;
+    // Only a new store takes it; the hasher's keys are drawn from the system.
+    let new_id = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), clock.wall());
+    let options = StoreOptions { journal_bytes_max: config.engine.storage.journal_bytes_max, new_id };
+    let (store, recovered) = Store::open(files, &options).map_err(failed)?;
+    let Recovered { checkpoint, blocks, outbox, damage } = recovered;
+    let outbox: Vec<FoundBlock> = outbox.iter().map(core_found).collect();
+    let spec = Arc::new(config.engine.clone());
+    let mut core = match checkpoint {
+        Some(checkpoint) => Core::restore(spec, &checkpoint.state, &outbox, clock.now())
+            .map_err(|error| StartError::State { directory: directory.to_owned(), reason: error.to_string() })?,
+        None => Core::new(spec, clock.now()),
+    };
+    let replayed = blocks.len();
+    for block in blocks {
+        if let Err(error) = core.replay(&core_meta(&block.meta), &block.bytes) {
+            tracing::error!(%error, first_record = block.meta.first_record, records = block.meta.records, "journal block can't be replayed");
+        }
+    }
+    for damage in &damage {
+        tracing::error!(%damage, "damaged store");
+        if damage.records > 0 {
+            core.note_damage(damage.records, damage.points);
+        }
+    }
+    if replayed > 0 {
+        tracing::info!(blocks = replayed, "journal replayed");
+    }
+    Ok((store, core))
+}
+
+fn refuse_endless(inputs: &[ConfiguredInput]) -> Result<(), StartError> {
+    let endless = inputs.iter().find(|i| matches!(&i.built.input, AnyInput::Streaming(input) if !input.is_finite()));
+    endless.map_or(Ok(()), |input| Err(StartError::Endless(input.name.clone())))
+}
+
+fn spawn<T: Send + 'static>(name: &'static str, body: impl FnOnce() -> T + Send + 'static) -> Result<std::thread::JoinHandle<T>, StartError> {
+    std::thread::Builder::new().name(name.into()).stack_size(1 << 20).spawn(body).map_err(|source| StartError::Thread { name, source })
+}
+
+/// A number that separates tasks and processes, for jitter.
+fn seed(clock: &SystemClock, index: usize) -> u64 {
+    (clock.wall() as u64).rotate_left(17) ^ (index as u64).wrapping_mul(0x9e37_79b9) ^ u64::from(std::process::id())
+}

@@ -1,0 +1,5 @@
+//! The operating system: clocks and the service manager. The only place that asks it for the time.
+
+pub mod clock;
+pub mod log;
+pub mod notify;
