@@ -1,0 +1,122 @@
+//! `kill -9` on real parts: what was accepted arrives as in an undisturbed run.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    path::Path,
+};
+
+use crate::support::{
+    agent::Agent,
+    eventually,
+    mqtt::Publisher,
+    servers::{self, influx_query},
+};
+
+/// Kills of one test.
+const KILLS: usize = 8;
+
+fn append(path: &Path, lines: &str) {
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(path).expect("the followed file");
+    file.write_all(lines.as_bytes()).expect("appended");
+}
+
+/// Numbered readings, ten to a second of event time.
+fn lines(from: u64, to: u64) -> String {
+    (from..to).map(|n| format!("seq,device=d{} n={n}i {}\n", n % 3, 1_700_000_000_000_000_000 + n * 100_000_000)).collect()
+}
+
+#[test]
+fn a_followed_file_reaches_an_output_file_exactly_once_through_kills() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path();
+    let config = "[agent]\nomit_hostname = true\nflush_interval = \"50ms\"\n[[inputs.tail]]\nfiles = [\"in.lp\"]\nfrom_beginning = true\npath_tag = \"\"\ndata_format = \"influx\"\n[[outputs.file]]\nfiles = [\"out.lp\"]\n[storage]\ncommit_interval = \"30ms\"\n";
+    let total = 6_000;
+    append(&path.join("in.lp"), &lines(0, 10));
+    let mut agent = Agent::start(path, config);
+    let step = total / KILLS as u64;
+    for kill in 0..KILLS as u64 {
+        append(&path.join("in.lp"), &lines(10.max(kill * step), (kill + 1) * step));
+        // Some of it has arrived, the rest is anywhere between the file and the output.
+        eventually("results flow", || {
+            let seen = fs::read_to_string(path.join("out.lp")).unwrap_or_default().lines().count() as u64;
+            (seen > kill * step + step / 4).then_some(())
+        });
+        agent.kill();
+        agent = Agent::spawn_written(path);
+    }
+    let expected: Vec<String> = (0..total).map(|n| format!("n={n}i")).collect();
+    let numbers = || -> Vec<String> {
+        let text = fs::read_to_string(path.join("out.lp")).unwrap_or_default();
+        text.lines().filter_map(|l| l.split(' ').nth(1).map(str::to_owned)).collect()
+    };
+    eventually("everything has arrived", || (numbers().len() >= expected.len()).then_some(()));
+    assert_eq!(numbers(), expected, "each reading once, in order");
+    let status = agent.status();
+    assert_eq!(status["residues"].as_array().map(Vec::len), Some(0), "the ledger balances: {status}");
+    assert!(agent.terminate().success());
+}
+
+#[test]
+fn windows_over_mqtt_count_every_message_once_through_kills_of_the_agent() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path();
+    let broker = servers::mosquitto(path, "");
+    let influx = servers::influxdb(path);
+    let config = format!(
+        "[agent]\nomit_hostname = true\nflush_interval = \"100ms\"\n[[inputs.mqtt_consumer]]\nservers = [\"tcp://127.0.0.1:{}\"]\ntopics = [\"s/#\"]\ntopic_tag = \"\"\nqos = 1\npersistent_session = true\nclient_id = \"weir-crash\"\ndata_format = \"influx\"\n[[windows]]\nname = \"second\"\nevery = \"1s\"\nby = [\"device\"]\naggregates = [\"count\", \"sum\"]\n[[outputs.influxdb]]\nurls = [\"http://127.0.0.1:{}\"]\ndatabase = \"crash\"\n[storage]\ncommit_interval = \"50ms\"\n",
+        broker.port, influx.port
+    );
+    let mut agent = Agent::start(path, &config);
+    eventually("the agent has subscribed", || agent.log().contains("connected input=").then_some(()));
+    let mut publisher = Publisher::connect(broker.port, "crash-publisher");
+    let (mut sums, mut published) = (BTreeMap::<String, (u64, u64)>::new(), 0u64);
+    let mut publish = |publisher: &mut Publisher, from: u64, to: u64| {
+        for n in from..to {
+            let device = format!("d{}", n % 3);
+            let second = n / 200;
+            let time = 1_700_000_000_000_000_000 + n * 5_000_000;
+            publisher.publish(&format!("s/{device}"), format!("seq,device={device} n={n}i {time}").as_bytes());
+            let entry = sums.entry(format!("{device}/{second}")).or_default();
+            *entry = (entry.0 + 1, entry.1 + n);
+        }
+        publisher.drain();
+    };
+    for kill in 0..KILLS as u64 {
+        publish(&mut publisher, published, published + 1000);
+        published += 1000;
+        eventually("some of it is recorded", || (recorded(&agent) > 0).then_some(()));
+        if kill % 2 == 0 {
+            publish(&mut publisher, published, published + 300);
+            published += 300;
+        }
+        agent.kill();
+        agent = Agent::spawn_written(path);
+        agent.wait_ready();
+    }
+    // Two readings far later close every window before them, for each device.
+    for device in 0..3u64 {
+        let time = 1_700_000_000_000_000_000 + (published + 100_000) * 5_000_000;
+        publisher.publish(&format!("s/d{device}"), format!("seq,device=d{device} n=0i {time}").as_bytes());
+    }
+    publisher.drain();
+    let read = || -> BTreeMap<String, (u64, u64)> {
+        let rows = influx_query(influx.port, "crash", "select n_count, n_sum, device from seq").unwrap_or_default();
+        rows.iter()
+            .filter_map(|row| {
+                let second = (row[0].as_u64()? - 1_700_000_000_000_000_000) / 1_000_000_000;
+                Some((format!("{}/{second}", row[3].as_str()?), (row[1].as_u64()?, row[2].as_f64()? as u64)))
+            })
+            .collect()
+    };
+    eventually("every window has arrived", || (read().len() >= sums.len()).then_some(()));
+    assert_eq!(read(), sums, "counts and sums are those of what was published");
+    assert!(agent.terminate().success());
+}
+
+fn recorded(agent: &Agent) -> u64 {
+    agent.get("/status").and_then(|(_, body)| serde_json::from_str::<serde_json::Value>(&body).ok()).map_or(0, |status| {
+        status["inputs"].as_array().map_or(0, |inputs| inputs.iter().filter_map(|i| i["recorded"].as_u64()).sum())
+    })
+}

@@ -1,0 +1,111 @@
+//! Running it: signals, reload, status, what is refused at start.
+
+use std::{fs, io::Write};
+
+use crate::support::{
+    agent::{Agent, run},
+    eventually,
+};
+
+const FOLLOW: &str = "[agent]\nomit_hostname = true\nflush_interval = \"50ms\"\n[[inputs.tail]]\nfiles = [\"in.lp\"]\nfrom_beginning = true\npath_tag = \"\"\n[[outputs.file]]\nfiles = [\"out.lp\"]\n";
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+fn append(directory: &std::path::Path, text: &str) {
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(directory.join("in.lp")).expect("the followed file");
+    file.write_all(text.as_bytes()).expect("appended");
+}
+
+fn output(directory: &std::path::Path) -> String {
+    fs::read_to_string(directory.join("out.lp")).unwrap_or_default()
+}
+
+#[test]
+fn sigterm_stops_in_order_and_open_windows_survive_it() {
+    let directory = folder();
+    let config = format!("{FOLLOW}[[windows]]\nname = \"w\"\nevery = \"10s\"\naggregates = [\"count\"]\n");
+    append(directory.path(), "m a=1 1700000001000000000\nm a=1 1700000002000000000\n");
+    let agent = Agent::start(directory.path(), &config);
+    eventually("both readings are recorded", || (agent.status()["inputs"][0]["recorded"] == 2).then_some(()));
+    assert!(agent.terminate().success());
+    assert_eq!(output(directory.path()), "", "the window is still open");
+    append(directory.path(), "m a=1 1700000003000000000\nm a=1 1700000030000000000\n");
+    let agent = Agent::spawn_written(directory.path());
+    eventually("the window closes with what came before and after the stop", || (output(directory.path()) == "m a_count=3i 1700000000000000000\n").then_some(()));
+    assert!(agent.terminate().success());
+}
+
+#[test]
+fn sighup_takes_a_new_configuration_and_refuses_a_broken_one() {
+    let directory = folder();
+    append(directory.path(), "m a=1 1700000001000000000\n");
+    let agent = Agent::start(directory.path(), FOLLOW);
+    eventually("the first line", || output(directory.path()).contains("m a=1").then_some(()));
+
+    Agent::write_config(directory.path(), "[[inputs.tail]]\nfiels = [\"in.lp\"]\n");
+    agent.signal("HUP");
+    eventually("it says why not", || agent.log().contains("did you mean `files`").then_some(()));
+    append(directory.path(), "m a=2 1700000002000000000\n");
+    eventually("the old configuration goes on", || output(directory.path()).contains("m a=2").then_some(()));
+
+    Agent::write_config(directory.path(), &FOLLOW.replace("omit_hostname = true", "omit_hostname = true\n").replace("[[outputs.file]]", "[global_tags]\nsite = \"x\"\n[[outputs.file]]"));
+    agent.signal("HUP");
+    eventually("the new one is in force", || agent.log().contains("configuration read again").then_some(()));
+    append(directory.path(), "m a=3 1700000003000000000\n");
+    eventually("with its tag", || output(directory.path()).contains("m,site=x a=3").then_some(()));
+    assert_eq!(output(directory.path()).lines().count(), 3, "nothing twice");
+    assert!(agent.terminate().success());
+}
+
+#[test]
+fn status_health_and_metrics_answer_on_the_control_socket() {
+    let directory = folder();
+    append(directory.path(), "m a=1 1700000001000000000\nnonsense\n");
+    let agent = Agent::start(directory.path(), FOLLOW);
+    eventually("delivered", || (agent.status()["outputs"][0]["delivered"] == 1).then_some(()));
+    assert_eq!(agent.get("/health").map(|(code, _)| code), Some(200));
+    let (_, metrics) = agent.get("/metrics").expect("metrics");
+    assert!(metrics.contains("weir_input_read_total{input=\"tail\"} 2"), "{metrics}");
+    assert!(metrics.contains("weir_input_refused_parse_total{input=\"tail\"} 1"), "{metrics}");
+    let shown = run(directory.path(), &["status", "--socket", "control.sock"], "");
+    let text = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.status.success() && text.contains("tail") && text.contains("file"), "{text}");
+    assert!(agent.terminate().success());
+    let gone = run(directory.path(), &["status", "--socket", "control.sock"], "");
+    assert_eq!(gone.status.code(), Some(1));
+}
+
+#[test]
+fn two_agents_on_one_directory_are_refused() {
+    let directory = folder();
+    append(directory.path(), "");
+    let agent = Agent::start(directory.path(), FOLLOW);
+    let second = run(directory.path(), &["run", "--config", "weir.toml"], "");
+    let text = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(1), "{text}");
+    assert!(text.contains("state"), "it names the directory: {text}");
+    assert!(agent.terminate().success());
+}
+
+#[test]
+fn an_unwritable_state_directory_is_refused_by_name() {
+    let directory = folder();
+    fs::write(directory.path().join("in.lp"), "").expect("written");
+    fs::write(directory.path().join("state"), "a file where a directory should be").expect("written");
+    Agent::write_config(directory.path(), FOLLOW);
+    let refused = run(directory.path(), &["run", "--config", "weir.toml"], "");
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert!(text.contains("state"), "{text}");
+}
+
+#[test]
+fn once_with_an_endless_input_is_refused() {
+    let directory = folder();
+    Agent::write_config(directory.path(), FOLLOW);
+    let refused = run(directory.path(), &["run", "--once", "--config", "weir.toml"], "");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("tail"));
+}

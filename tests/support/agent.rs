@@ -1,0 +1,154 @@
+//! The agent as its users run it: the built binary, a configuration file, signals, and what it says.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::eventually;
+
+/// A running agent in a directory of its own.
+pub struct Agent {
+    child: Child,
+    directory: PathBuf,
+}
+
+/// The built binary.
+pub fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    for variable in ["WEIR_CONFIG_PATH", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "NOTIFY_SOCKET", "JOURNAL_STREAM"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// Runs the binary to its end with these arguments in `directory`.
+pub fn run(directory: &Path, arguments: &[&str], input: &str) -> Output {
+    let mut child = binary()
+        .args(arguments)
+        .current_dir(directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut stdin = child.stdin.take().expect("piped");
+    let input = input.to_owned();
+    let writer = std::thread::spawn(move || {
+        // An agent that refuses its configuration reads nothing.
+        let _ = stdin.write_all(input.as_bytes());
+    });
+    let output = child.wait_with_output().expect("it ends");
+    writer.join().expect("the writer ends");
+    output
+}
+
+impl Agent {
+    /// Writes `config` (with the store and socket of this directory added) and starts `weir run`; waits until it is ready.
+    pub fn start(directory: &Path, config: &str) -> Self {
+        let agent = Self::spawn(directory, config);
+        agent.wait_ready();
+        agent
+    }
+
+    /// The same without waiting.
+    pub fn spawn(directory: &Path, config: &str) -> Self {
+        Self::write_config(directory, config);
+        Self::spawn_written(directory)
+    }
+
+    /// Starts the configuration that lies in the directory.
+    pub fn spawn_written(directory: &Path) -> Self {
+        let log = fs::OpenOptions::new().create(true).append(true).open(directory.join("log")).expect("a log file");
+        let child = binary()
+            .args(["run", "--config", "weir.toml"])
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("the binary runs");
+        Self { child, directory: directory.to_owned() }
+    }
+
+    /// Writes the configuration file.
+    pub fn write_config(directory: &Path, config: &str) {
+        let socket = directory.join("control.sock");
+        let storage = if config.contains("[storage]") { "" } else { "[storage]\n" };
+        let own = format!("directory = {:?}\n", directory.join("state"));
+        let text = match config.split_once("[storage]\n") {
+            Some((before, after)) => format!("{before}[storage]\n{own}{after}"),
+            None => format!("{config}\n{storage}{own}"),
+        };
+        fs::write(directory.join("weir.toml"), format!("{text}\n[status]\nsocket = {socket:?}\n")).expect("the configuration is written");
+    }
+
+    /// Waits until it says it is ready.
+    pub fn wait_ready(&self) {
+        eventually(&format!("agent ready; its log:\n{}", self.log()), || self.get("/ready").filter(|(code, _)| *code == 200));
+    }
+
+    /// A GET on the control socket: status code and body.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = UnixStream::connect(self.directory.join("control.sock")).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// The status report.
+    pub fn status(&self) -> Value {
+        let (_, body) = eventually("a status report", || self.get("/status").filter(|(code, _)| *code == 200));
+        serde_json::from_str(&body).expect("status is JSON")
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status().expect("kill runs");
+        assert!(status.success(), "kill -{name}");
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it is reaped");
+    }
+
+    /// SIGTERM, and its exit status.
+    pub fn terminate(mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.child.wait().expect("it ends")
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> ExitStatus {
+        self.child.wait().expect("it ends")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // A test that failed leaves nothing behind.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,31 @@
+//! What the tests of the whole agent share: the agent itself as a child process, and the real servers it talks to.
+
+pub mod agent;
+pub mod mqtt;
+pub mod servers;
+
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
+
+/// Longest time anything in a test may take to come true.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `probe` gives something; fails with `what` after [`PATIENCE`].
+pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "still not after {PATIENCE:?}: {what}");
+        // The condition above is what is awaited; this only keeps the machine free meanwhile.
+        std::thread::park_timeout(Duration::from_millis(15));
+    }
+}
+
+/// A TCP port nobody uses right now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port on loopback").port()
+}

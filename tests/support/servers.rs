@@ -1,0 +1,167 @@
+//! Real servers, each on a free port of loopback with its files in the test's own directory, ended when dropped.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use super::{eventually, free_port};
+
+/// A server process.
+pub struct Server {
+    child: Child,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    start: Box<dyn Fn() -> Child + Send>,
+}
+
+impl Server {
+    fn new(port: u16, start: impl Fn() -> Child + Send + 'static) -> Self {
+        let server = Self { child: start(), port, start: Box::new(start) };
+        server.wait();
+        server
+    }
+
+    fn wait(&self) {
+        eventually("the server listens", || TcpStream::connect(("127.0.0.1", self.port)).ok());
+    }
+
+    /// `kill -9`: the server is gone until [`Server::restart`].
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it is reaped");
+    }
+
+    /// Starts it again on the same port and files.
+    pub fn restart(&mut self) {
+        self.child = (self.start)();
+        self.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn quiet(command: &mut Command, log: &Path) -> Child {
+    let log = fs::OpenOptions::new().create(true).append(true).open(log).expect("a log file");
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log).spawn().expect("the server starts")
+}
+
+/// Where downloaded archives are kept.
+pub fn cache() -> PathBuf {
+    std::env::var_os("WEIR_CACHE").map_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("a home")).join(".cache/weir"), PathBuf::from)
+}
+
+/// mosquitto with persistence in `directory`; `more` is added to its configuration.
+pub fn mosquitto(directory: &Path, more: &str) -> Server {
+    let port = free_port();
+    let config = directory.join("mosquitto.conf");
+    let user = if rustix::process::geteuid().is_root() { "user root\n" } else { "" };
+    fs::write(
+        &config,
+        format!(
+            "{user}listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {}/\nautosave_interval 1\nautosave_on_changes true\nmax_queued_messages 0\n{more}\n",
+            directory.display()
+        ),
+    )
+    .expect("mosquitto's configuration is written");
+    let log = directory.join("mosquitto.log");
+    Server::new(port, move || quiet(Command::new("/usr/sbin/mosquitto").arg("-c").arg(&config), &log))
+}
+
+/// InfluxDB 1.x.
+pub fn influxdb(directory: &Path) -> Server {
+    let (port, rpc) = (free_port(), free_port());
+    let config = directory.join("influxdb.conf");
+    let at = directory.display();
+    fs::write(
+        &config,
+        format!(
+            "reporting-disabled = true\nbind-address = \"127.0.0.1:{rpc}\"\n[meta]\ndir = \"{at}/meta\"\n[data]\ndir = \"{at}/data\"\nwal-dir = \"{at}/wal\"\nquery-log-enabled = false\n[http]\nbind-address = \"127.0.0.1:{port}\"\nlog-enabled = false\n[monitor]\nstore-enabled = false\n"
+        ),
+    )
+    .expect("influxd's configuration is written");
+    let log = directory.join("influxdb.log");
+    Server::new(port, move || quiet(Command::new("influxd").arg("-config").arg(&config), &log))
+}
+
+/// A query against InfluxDB 1.x, the first series of its answer as rows of text.
+pub fn influx_query(port: u16, database: &str, query: &str) -> Option<Vec<Vec<serde_json::Value>>> {
+    let encoded: String = query.bytes().map(|b| if b.is_ascii_alphanumeric() { (b as char).to_string() } else { format!("%{b:02X}") }).collect();
+    let (code, body) = http_get(port, &format!("/query?db={database}&epoch=ns&q={encoded}"))?;
+    if code != 200 {
+        return None;
+    }
+    let answer: serde_json::Value = serde_json::from_str(&body).ok()?;
+    let series = answer["results"][0].get("series")?.as_array()?.clone();
+    Some(series.iter().flat_map(|s| s["values"].as_array().cloned().unwrap_or_default()).filter_map(|r| r.as_array().cloned()).collect())
+}
+
+/// A GET: status and body.
+pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
+/// QuestDB, a store that takes InfluxDB 2 writes.
+pub fn questdb(directory: &Path) -> Server {
+    let port = free_port();
+    let root = directory.join("questdb");
+    fs::create_dir_all(root.join("conf")).expect("QuestDB's folder");
+    fs::write(
+        root.join("conf/server.conf"),
+        format!("http.bind.to=127.0.0.1:{port}\nhttp.min.enabled=false\npg.enabled=false\nline.tcp.enabled=false\nline.udp.enabled=false\ntelemetry.enabled=false\nshared.worker.count=1\nconfig.validation.strict=false\n"),
+    )
+    .expect("QuestDB's configuration is written");
+    let log = directory.join("questdb.log");
+    let jars = cache().join("questdb-9.3.2/lib");
+    Server::new(port, move || quiet(Command::new("java").args(["-Xmx512m", "-p"]).arg(&jars).args(["-m", "io.questdb/io.questdb.ServerMain", "-d"]).arg(&root), &log))
+}
+
+/// Apache Kafka, one node.
+pub fn kafka(directory: &Path) -> Server {
+    let (port, controller) = (free_port(), free_port());
+    let data = directory.join("kafka-data");
+    let config = directory.join("server.properties");
+    fs::write(
+        &config,
+        format!(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\nlisteners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\nadvertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\nlistener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\nlog.dirs={}\nnum.partitions=1\noffsets.topic.num.partitions=4\noffsets.topic.replication.factor=1\ntransaction.state.log.num.partitions=4\ntransaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\nlog.flush.interval.messages=1\nbroker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=500\n",
+            data.display()
+        ),
+    )
+    .expect("Kafka's configuration is written");
+    let class_path = format!("{}/*", cache().join("kafka-4.3.1/lib").display());
+    let log = directory.join("kafka.log");
+    let mut format = Command::new("java");
+    format.args(["-cp", &class_path, "kafka.tools.StorageTool", "format", "--cluster-id", "AAAAAAAAQACAAAAAAAAAAQ", "--config"]).arg(&config);
+    assert!(quiet(&mut format, &log).wait().expect("the formatter ends").success(), "Kafka's storage is formatted: {}", log.display());
+    let server = Server::new(port, move || {
+        quiet(Command::new("java").args(["-Xms256m", "-Xmx512m", "-cp", &class_path, "kafka.Kafka"]).arg(&config), &log)
+    });
+    eventually("Kafka answers", || {
+        let answer = Command::new("kcat").args(["-b", &format!("127.0.0.1:{port}"), "-L", "-m", "1"]).output().ok()?;
+        answer.status.success().then_some(())
+    });
+    server
+}
+
+/// Everything in a topic, one line per record.
+pub fn kafka_read(port: u16, topic: &str) -> Vec<String> {
+    let output = Command::new("kcat").args(["-b", &format!("127.0.0.1:{port}"), "-C", "-t", topic, "-o", "beginning", "-e", "-q"]).output().expect("kcat runs");
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
