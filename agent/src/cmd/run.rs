@@ -159,7 +159,12 @@ fn refuse(error: &StartError) -> u8 {
 }
 
 /// Runs one agent; the configuration of the next, or the exit code.
-async fn generation(mut running: Running, status: StatusOptions, options: &RunOptions, reload: &impl Fn() -> Option<Config>) -> Result<Box<Config>, u8> {
+async fn generation(
+    mut running: Running,
+    status: StatusOptions,
+    options: &RunOptions,
+    reload: &impl Fn() -> Option<Config>,
+) -> Result<Box<Config>, u8> {
     let (served, servers_end) = serve(&running, status, options);
     served.ready.request();
     notify::ready();

@@ -47,7 +47,9 @@ fn table(out: &mut String, label: &str, rows: &[Value]) {
 
 /// What goes up and down; everything else counts.
 fn is_gauge(field: &str) -> bool {
-    ["in_ring", "held", "waiting_", "in_flight", "lag_", "journal_", "outbox_", "failing", "held_until"].iter().any(|g| field.starts_with(g))
+    ["in_ring", "held", "waiting_", "in_flight", "lag_", "journal_", "outbox_", "failing", "held_until"]
+        .iter()
+        .any(|g| field.starts_with(g))
 }
 
 fn name(section: &str, field: &str) -> String {

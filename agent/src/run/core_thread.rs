@@ -95,7 +95,13 @@ impl CoreThread {
         }
     }
 
-    fn take_messages(&mut self, effects: &mut Vec<Effect>, armed: &mut i64, waiting: &mut Waiting, last_checkpoint: &mut Option<bool>) -> bool {
+    fn take_messages(
+        &mut self,
+        effects: &mut Vec<Effect>,
+        armed: &mut i64,
+        waiting: &mut Waiting,
+        last_checkpoint: &mut Option<bool>,
+    ) -> bool {
         let mut any = false;
         while let Ok(message) = self.inbox.try_recv() {
             any = true;

@@ -255,7 +255,8 @@ impl Delivery {
             return Some(Lane::Alerts);
         }
         let results = &self.lanes[Lane::Results as usize];
-        let due = results.points >= self.options.batch || (results.points > 0 && (hurry || self.flush_at().is_some_and(|at| at <= Instant::now())));
+        let due = results.points >= self.options.batch
+            || (results.points > 0 && (hurry || self.flush_at().is_some_and(|at| at <= Instant::now())));
         (due || !results.unfinished.is_empty()).then_some(Lane::Results)
     }
 
@@ -345,7 +346,8 @@ impl Delivery {
             collapsed,
             ..DeliveryCounts::default()
         };
-        let upto = if state.points == 0 && state.unfinished.is_empty() { points.last_identity().max(state.last) } else { points.last_identity() };
+        let upto =
+            if state.points == 0 && state.unfinished.is_empty() { points.last_identity().max(state.last) } else { points.last_identity() };
         self.core.event(Event::Delivered { output: self.options.index, lane, upto, counts, token: self.token });
     }
 }

@@ -109,7 +109,15 @@ impl Disk {
         }
     }
 
-    fn append(&mut self, store: &mut Store<RealFiles>, block: BlockNumber, bytes: Vec<u8>, meta: core::BlockMeta, sync: bool, core: &CoreHandle) -> bool {
+    fn append(
+        &mut self,
+        store: &mut Store<RealFiles>,
+        block: BlockNumber,
+        bytes: Vec<u8>,
+        meta: core::BlockMeta,
+        sync: bool,
+        core: &CoreHandle,
+    ) -> bool {
         match store.append(&store_meta(&meta), &bytes) {
             Ok(()) => {
                 self.written = block;
@@ -179,7 +187,13 @@ impl Disk {
 }
 
 fn store_meta(meta: &core::BlockMeta) -> weir_store::BlockMeta {
-    weir_store::BlockMeta { first_record: meta.first_record, records: meta.records, points: meta.points, times: meta.times, inputs: meta.inputs }
+    weir_store::BlockMeta {
+        first_record: meta.first_record,
+        records: meta.records,
+        points: meta.points,
+        times: meta.times,
+        inputs: meta.inputs,
+    }
 }
 
 /// The engine's view of a recovered block's header.

@@ -29,7 +29,10 @@ use super::{
     transform::Transform,
 };
 use crate::{
-    config::{self, System, types::{Config, ConfiguredInput}},
+    config::{
+        self, System,
+        types::{Config, ConfiguredInput},
+    },
     sys::clock::SystemClock,
 };
 
@@ -230,7 +233,10 @@ fn refuse_endless(inputs: &[ConfiguredInput]) -> Result<(), StartError> {
     endless.map_or(Ok(()), |input| Err(StartError::Endless(input.name.clone())))
 }
 
-fn spawn<T: Send + 'static>(name: &'static str, body: impl FnOnce() -> T + Send + 'static) -> Result<std::thread::JoinHandle<T>, StartError> {
+fn spawn<T: Send + 'static>(
+    name: &'static str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<std::thread::JoinHandle<T>, StartError> {
     std::thread::Builder::new().name(name.into()).stack_size(1 << 20).spawn(body).map_err(|source| StartError::Thread { name, source })
 }
 

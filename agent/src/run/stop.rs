@@ -1,10 +1,7 @@
 //! Stopping in order: inputs stop reading, what they read becomes durable and acknowledged, outputs get a last chance, a checkpoint
 //! keeps the rest.
 
-use std::{
-    sync::atomic::Ordering,
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::{Instant, timeout};
 use weir_engine::core::Ledger;
@@ -97,9 +94,11 @@ impl Running {
     async fn drain_outputs(&self, deadline: Instant, all: bool) {
         loop {
             let Some(ledger) = self.core.ledger().await else { return };
-            let busy = ledger.outputs.iter().zip(&self.health).any(|(output, health)| {
-                output.waiting() > 0 && (all || !health.failing.load(Ordering::Relaxed))
-            });
+            let busy = ledger
+                .outputs
+                .iter()
+                .zip(&self.health)
+                .any(|(output, health)| output.waiting() > 0 && (all || !health.failing.load(Ordering::Relaxed)));
             if !busy || Instant::now() >= deadline {
                 return;
             }
