@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, ops::Range};
 
-use weir_plugin_api::options::{Item, Node, Place, Table, nearest};
+use weir_plugin_api::options::{Item, Node, Place, Table, distance};
 
 const WORDS: [&str; 10] =
     ["password", "passwd", "passphrase", "token", "secret", "credential", "credentials", "apikey", "authorization", "bearer"];
@@ -21,7 +21,7 @@ pub fn is_secret(key: &str) -> bool {
     parts.iter().enumerate().any(|(i, part)| {
         matches!(*part, "pass" | "pwd")
             || WORDS.iter().any(|word| part.contains(word))
-            || (part.len() > 3 && nearest(part, WORDS.into_iter()).is_some())
+            || (part.len() > 3 && WORDS.iter().any(|word| distance(part, word) <= 1))
             || (*part == "key" && i > 0 && KINDS_OF_KEY.contains(&parts[i - 1]))
     })
 }
@@ -150,7 +150,18 @@ mod tests {
         {
             assert!(is_secret(key), "{key}");
         }
-        for key in ["topic", "tag_keys", "password_file", "namepass", "interval", "tls_key", "json_name_key", "topics", "username"] {
+        for key in [
+            "topic",
+            "tag_keys",
+            "password_file",
+            "namepass",
+            "interval",
+            "tls_key",
+            "json_name_key",
+            "topics",
+            "username",
+            "socket_listener",
+        ] {
             assert!(!is_secret(key), "{key}");
         }
     }
