@@ -167,7 +167,7 @@ pub fn read(section: &Section<'_>) -> Option<Checked> {
 
 /// Whether Kafka takes it as a topic.
 pub fn is_topic(text: &str) -> bool {
-    (1..=249).contains(&text.len()) && text.bytes().all(|b| is_topic_byte(b)) && text != "." && text != ".."
+    (1..=249).contains(&text.len()) && text.bytes().all(is_topic_byte) && text != "." && text != ".."
 }
 
 /// Whether it may stand in a topic.
