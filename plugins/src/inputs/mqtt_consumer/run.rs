@@ -1,9 +1,10 @@
 //! The consumer at work: connect, subscribe, decode what comes, hand it over, acknowledge what is durable.
 //!
 //! Everything that is in the read buffer is decoded before anything is handed over, and what is handed over is one batch: at a high
-//! rate many messages share one, at a low rate each leaves at once, because then the socket has nothing more.
+//! rate many messages share one, at a low rate each leaves at once, because then the socket has nothing more. At thousands of messages
+//! a second a broker that writes them one by one would wake us for each: then the socket is read every two milliseconds.
 
-use std::{collections::VecDeque, future::poll_fn, pin::pin, task::Poll};
+use std::{collections::VecDeque, future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use weir_plugin_api::{
     collector::{Collector, Refusal},
@@ -17,6 +18,8 @@ use super::{
     redelivery::{self, Redelivery},
     topics::Topics,
 };
+use tokio::time::Instant;
+
 use crate::net::mqtt::{
     Backoff, Settings,
     connection::{Connection, ConnectionError, Incoming, until, write_subscribe},
@@ -59,6 +62,51 @@ struct Flow {
     ever_subscribed: bool,
 }
 
+/// How often the socket is read at a high rate.
+const PACE: Duration = Duration::from_millis(2);
+/// What counts as a high rate, messages a second.
+const HIGH_RATE: u128 = 3000;
+/// Over how long the rate is taken at least.
+const RATE_OVER: Duration = Duration::from_millis(5);
+/// How long a high rate is believed to go on: publishers come in bursts.
+const HIGH_FOR: Duration = Duration::from_millis(100);
+
+/// Whether messages come so fast that waking for each would cost more than reading them.
+struct Pace {
+    since: Instant,
+    messages: u32,
+    high_until: Instant,
+    handed_over: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { since: now, messages: 0, high_until: now, handed_over: now }
+    }
+
+    /// What was read has been handed over.
+    fn handed_over(&mut self) {
+        self.handed_over = Instant::now();
+        let elapsed = self.handed_over - self.since;
+        if elapsed >= RATE_OVER {
+            if u128::from(self.messages) * 1_000_000 > HIGH_RATE * elapsed.as_micros() {
+                self.high_until = self.handed_over + HIGH_FOR;
+            }
+            (self.since, self.messages) = (self.handed_over, 0);
+        }
+    }
+
+    fn is_high(&self) -> bool {
+        self.handed_over < self.high_until
+    }
+
+    /// Until when the socket is left alone.
+    fn hold(&self) -> Option<Instant> {
+        self.is_high().then(|| self.handed_over + PACE)
+    }
+}
+
 impl Consumer {
     pub(super) fn new(settings: Settings, options: &Options, topics: Topics, decoder: Box<dyn Decoder>) -> Self {
         Self {
@@ -91,7 +139,7 @@ impl Consumer {
                     let session_present = connection.broker.session_present;
                     tracing::info!(input = %context.name, %server, version = ?connection.version, session_present, "connected");
                     table.connected(session_present);
-                    let mut serving = Serving { consumer: self, table: &mut table, backoff: &mut backoff };
+                    let mut serving = Serving { consumer: self, table: &mut table, backoff: &mut backoff, pace: Pace::new() };
                     let ended = serving.run(&mut connection, context).await;
                     // The points in the collector are ours whatever became of the connection; the broker will repeat their messages.
                     let handed_over = self.hand_over(&mut table, None, &mut context.collector).await;
@@ -160,6 +208,7 @@ struct Serving<'a> {
     consumer: &'a mut Consumer,
     table: &'a mut Redelivery,
     backoff: &'a mut Backoff,
+    pace: Pace,
 }
 
 impl Serving<'_> {
@@ -175,13 +224,14 @@ impl Serving<'_> {
                 looked_again = false;
                 continue;
             }
-            if (took || !context.collector.is_empty()) && !looked_again {
+            if took && !looked_again && !self.pace.is_high() {
                 // The reactor looks at the socket once more: what comes in this instant shares the batch.
                 looked_again = true;
                 tokio::task::yield_now().await;
                 continue;
             }
             self.hand_over(connection, &mut context.collector).await?;
+            self.pace.handed_over();
             self.wait(connection, &context.stop, &acknowledgements).await?;
             looked_again = false;
         }
@@ -207,7 +257,8 @@ impl Serving<'_> {
     /// Waits until there is something to do.
     async fn wait(&mut self, connection: &mut Connection, stop: &Stop, acknowledgements: &Acknowledgements) -> Result<(), Over> {
         let (may_read, next) = (self.may_read(), self.consumer.flow.handed_over.front().map(|(number, _)| *number));
-        let deadline = connection.deadline();
+        let (deadline, hold) = (connection.deadline(), self.pace.hold());
+        let reads = may_read && hold.is_none();
         let due = tokio::select! {
             biased;
             () = stop.requested() => false,
@@ -215,10 +266,11 @@ impl Serving<'_> {
                 self.acknowledge(connection, reached?);
                 false
             }
-            moved = poll_fn(|cx| if may_read { connection.poll_fill(cx) } else { connection.poll_write_out(cx) }) => {
+            moved = poll_fn(|cx| if reads { connection.poll_fill(cx) } else { connection.poll_write_out(cx) }) => {
                 moved?;
                 false
             }
+            () = until(hold), if hold.is_some() => false,
             () = until(deadline) => true,
         };
         if due && may_read {
@@ -274,6 +326,7 @@ impl Serving<'_> {
             match incoming {
                 Incoming::Publish(publish) => {
                     took = true;
+                    self.pace.messages += 1;
                     rest = self.message(&publish, collector);
                 }
                 Incoming::TooLarge(publish, size) => {
