@@ -51,19 +51,24 @@ impl SeriesTable {
         }
     }
 
-    /// The id of a series, new or known; `None` when the table is full.
-    pub fn intern(&mut self, series: &Arc<Series>, input: u16, partition: &Arc<str>) -> Option<u32> {
-        let partition = Partition { input, name: Arc::clone(partition) };
-        let partition_id = match self.partition_ids.get(&partition) {
-            Some(id) => *id,
-            None if self.partitions.len() >= self.series_max => return None,
+    /// The id of a partition, new or known; `None` when the table is full.
+    pub fn intern_partition(&mut self, input: u16, name: &Arc<str>) -> Option<u32> {
+        let partition = Partition { input, name: Arc::clone(name) };
+        match self.partition_ids.get(&partition) {
+            Some(id) => Some(*id),
+            None if self.partitions.len() >= self.series_max => None,
             None => {
                 let id = self.partitions.len() as u32;
                 self.partitions.push(partition.clone());
                 self.partition_ids.insert(partition, id);
-                id
+                Some(id)
             }
-        };
+        }
+    }
+
+    /// The id of a series, new or known; `None` when the table is full.
+    pub fn intern(&mut self, series: &Arc<Series>, input: u16, partition: &Arc<str>) -> Option<u32> {
+        let partition_id = self.intern_partition(input, partition)?;
         let entry = SeriesEntry { series: Arc::clone(series), partition: partition_id };
         if let Some(id) = self.ids.get(&entry) {
             return Some(*id);

@@ -128,6 +128,26 @@ pub enum Aggregate {
     Percentile(u16),
 }
 
+impl Aggregate {
+    /// What follows the field's name and an underscore in results: `mean`, `p95`, `p999`.
+    pub fn name(self) -> String {
+        match self {
+            Self::Count => "count".into(),
+            Self::Sum => "sum".into(),
+            Self::Mean => "mean".into(),
+            Self::Min => "min".into(),
+            Self::Max => "max".into(),
+            Self::First => "first".into(),
+            Self::Last => "last".into(),
+            Self::Range => "range".into(),
+            Self::Stddev => "stddev".into(),
+            Self::Variance => "variance".into(),
+            Self::Percentile(tenths) if tenths % 10 == 0 => format!("p{}", tenths / 10),
+            Self::Percentile(tenths) => format!("p{tenths}"),
+        }
+    }
+}
+
 /// One `[[alerts]]`.
 #[derive(Clone, Debug)]
 pub struct AlertSpec {

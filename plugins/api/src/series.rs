@@ -88,7 +88,7 @@ impl Series {
     }
 
     /// The tags, sorted by key.
-    pub fn tags(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+    pub fn tags(&self) -> impl ExactSizeIterator<Item = (&str, &str)> + Clone {
         (0..(self.ends.len() - 1) / 2).map(|i| (self.part(1 + 2 * i), self.part(2 + 2 * i)))
     }
 

@@ -2,146 +2,255 @@
 //!
 //! [`Operators::apply`] is the one way in; results leave through [`Results`]. Time partitions, watermarks and the clock live here too,
 //! because every operator needs the same ones.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`time`] | the wall clock's offset, progress and idleness of partitions |
+//! | [`held`] | points that wait for a clock |
+//! | [`stage`] | the way of one raw point |
+//! | [`window`] | tumbling and hopping windows |
+//! | [`alert`] | conditions and their states |
+//! | [`expr`] | the language of conditions |
+//! | [`route`] | which outputs want what |
+//! | [`snapshot`] | the state as bytes, and back |
 
+pub mod alert;
+mod counts;
 pub mod expr;
+mod held;
+mod route;
+mod snapshot;
+mod stage;
+mod time;
+mod window;
 
 use std::sync::Arc;
 
+use weir_plugin_api::Cell;
+
+use self::{
+    alert::Alerts,
+    held::Held,
+    stage::{PointRef, Stage, partition_of},
+    time::{ClockChange, TIME_BOUND, WallClock},
+};
+pub use self::{
+    counts::{EngineCounts, OperatorCounts},
+    snapshot::SnapshotError,
+};
 use crate::{
-    record::{Record, Stamp},
+    record::{BatchRecord, ClockQuality, Record, Stamp},
     results::Results,
     series::SeriesTable,
     spec::EngineSpec,
 };
 
-/// Counters of one window or alert, as the ledger has them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OperatorCounts {
-    /// Points that reached it after its filters.
-    pub r#in: u64,
-    /// Used.
-    pub applied: u64,
-    /// Pane already freed, or below the floor.
-    pub late: u64,
-    /// Late because the clock stepped back.
-    pub late_clock_step: u64,
-    /// Event time too far ahead.
-    pub future: u64,
-    /// Table of groups full.
-    pub overflow_groups: u64,
-    /// Too many panes in its group.
-    pub overflow_panes: u64,
-    /// Text where a number was before, or the other way round.
-    pub conflict_type: u64,
-    /// A field the condition needs is missing.
-    pub undefined: u64,
-    /// Results emitted for the first time.
-    pub first: u64,
-    /// Emitted again with more points.
-    pub revision: u64,
-    /// Emitted while still open.
-    pub early: u64,
-    /// Alert transitions.
-    pub transitions: u64,
+/// The clocks while a record is applied.
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    observed: i64,
+    /// `None` while nobody has set it.
+    wall: Option<i64>,
 }
 
-/// Counters of the engine as a whole.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EngineCounts {
-    /// Points handed to the operators.
-    pub dispatched: u64,
-    /// Points waiting for the clock now.
-    pub held: u64,
-    /// Raw points no window took, passed on.
-    pub passed: u64,
-    /// Raw points every window that took them used up.
-    pub taken: u64,
-    /// Points refused because their event time lies too far ahead.
-    pub rejected_future: u64,
-    /// Points of the late stream.
-    pub late_stream: u64,
+/// Names of fields that every window shares.
+#[derive(Clone, Debug)]
+struct Names {
+    complete: Arc<str>,
+    revision: Arc<str>,
 }
 
-/// Why stored state could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SnapshotError {
-    /// It was written by another format version.
-    #[error("state has format {found}, this version reads {expected}")]
-    Version {
-        /// What it says.
-        found: u16,
-        /// What is understood.
-        expected: u16,
-    },
-    /// It ends early or contradicts itself.
-    #[error("state is damaged at byte {0}")]
-    Damaged(usize),
+/// Where results go while a record is applied.
+struct Out<'a> {
+    results: &'a mut Results,
+    alerts: &'a mut Alerts,
+    names: &'a Names,
+    now: Now,
 }
 
 /// All operators with their state.
 #[derive(Clone, Debug)]
 pub struct Operators {
     spec: Arc<EngineSpec>,
-    counts: EngineCounts,
-    operator_counts: Vec<OperatorCounts>,
-    levels: Vec<bool>,
+    clock: WallClock,
+    held: Held,
+    stage: Stage,
+    alerts: Alerts,
+    names: Names,
 }
 
 impl Operators {
     /// No state yet.
     pub fn new(spec: Arc<EngineSpec>) -> Self {
         Self {
-            counts: EngineCounts::default(),
-            operator_counts: vec![OperatorCounts::default(); spec.windows.len() + spec.alerts.len()],
-            levels: vec![false; spec.levels.len()],
+            clock: WallClock::default(),
+            held: Held::default(),
+            stage: Stage::new(Arc::clone(&spec)),
+            alerts: Alerts::new(Arc::clone(&spec)),
+            names: Names { complete: "complete".into(), revision: "revision".into() },
             spec,
         }
     }
 
     /// Applies one record; `table` already has every id it uses. What leaves goes to `results`, on which
     /// [`Results::start_record`] was called.
-    pub fn apply(&mut self, _stamp: Stamp, record: &Record<'_>, _table: &SeriesTable, _results: &mut Results) {
-        if let Record::Batch(batch) = record {
-            self.counts.dispatched += u64::from(batch.points);
+    pub fn apply(&mut self, stamp: Stamp, record: &Record<'_>, table: &SeriesTable, results: &mut Results) {
+        self.alerts.transitions = 0;
+        self.pass_time(stamp, table, results);
+        match record {
+            Record::Batch(batch) => self.batch(stamp, batch, table, results),
+            Record::Clock { offset, quality } => self.set_clock(stamp, *offset, *quality, table, results),
+            Record::Finish => self.finish(stamp, table, results),
+            Record::Tick | Record::Delivered { .. } => {}
         }
+        let (stage, mut out) = self.split(stamp, results);
+        stage.end_record(&mut out);
+        self.stage.counts.held = self.held.len() as u64;
+        self.clock.steady = stamp.steady;
     }
 
-    /// Earliest observed time at which a [`Record::Tick`] is needed.
+    /// Earliest observed time at which a [`Record::Tick`] is needed: a partition falls idle under an open pane, a re-opened window is due
+    /// again, a group ends, held points have waited long enough. It may be early; after the tick it is a later one.
     pub fn next_deadline(&self) -> Option<i64> {
-        None
+        let mut deadline = self.stage.deadline();
+        if !self.held.is_empty() {
+            deadline = deadline.min(self.held.since.saturating_add(self.spec.limits.held_age_max));
+        }
+        (deadline != i64::MAX).then_some(deadline)
     }
 
     /// Wanted level of each level action: on while any alert that names it fires in any group.
     pub fn levels(&self) -> &[bool] {
-        &self.levels
+        self.alerts.levels()
+    }
+
+    /// Alert transitions while the last record was applied.
+    pub fn transitions(&self) -> u64 {
+        self.alerts.transitions
     }
 
     /// Counters of the engine as a whole.
     pub fn counts(&self) -> &EngineCounts {
-        &self.counts
+        &self.stage.counts
     }
 
     /// Name and counters of each window, then of each alert.
     pub fn operator_counts(&self) -> impl Iterator<Item = (&str, &OperatorCounts)> {
-        let windows = self.spec.windows.iter().map(|w| w.name.as_str());
-        windows.chain(self.spec.alerts.iter().map(|a| a.name.as_str())).zip(&self.operator_counts)
+        let windows = self.stage.windows.iter().map(|w| (w.window().name.as_str(), &w.counts));
+        windows.chain(self.spec.alerts.iter().map(|a| a.name.as_str()).zip(self.alerts.counts()))
     }
 
-    /// Appends everything there is to know to `out`.
-    pub fn snapshot(&self, _table: &SeriesTable, _out: &mut Vec<u8>) {}
-
-    /// The state a snapshot holds, as far as `spec` still has a use for it, and in words what was dropped because its meaning changed.
-    ///
-    /// # Errors
-    /// When the bytes are of another version or damaged.
-    pub fn restore(spec: Arc<EngineSpec>, _bytes: &[u8], _table: &mut SeriesTable) -> Result<(Self, Vec<String>), SnapshotError> {
-        Ok((Self::new(spec), Vec::new()))
+    fn split<'a>(&'a mut self, stamp: Stamp, results: &'a mut Results) -> (&'a mut Stage, Out<'a>) {
+        let wall = self.clock.is_set().then(|| self.clock.wall(stamp.steady));
+        let now = Now { observed: stamp.observed, wall };
+        (&mut self.stage, Out { results, alerts: &mut self.alerts, names: &self.names, now })
     }
 
-    /// Digest of the snapshot.
-    pub fn digest(&self, table: &SeriesTable) -> u64 {
-        let mut bytes = Vec::new();
-        self.snapshot(table, &mut bytes);
-        u64::from(crc32c::crc32c(&bytes))
+    fn pass_time(&mut self, stamp: Stamp, table: &SeriesTable, results: &mut Results) {
+        let (stage, mut out) = self.split(stamp, results);
+        stage.pass_time(&mut out);
+        if !self.held.is_empty() && stamp.observed >= self.held.since.saturating_add(self.spec.limits.held_age_max) {
+            self.release(stamp, true, table, results);
+        }
+    }
+
+    fn batch(&mut self, stamp: Stamp, batch: &BatchRecord<'_>, table: &SeriesTable, results: &mut Results) {
+        let (mut start, cells) = (0, batch.cells);
+        while start < cells.len() {
+            let mut end = start + 1;
+            while end < cells.len() && !cells[end].starts_point() {
+                end += 1;
+            }
+            self.point(stamp, &cells[start..end], batch.text, table, results);
+            start = end;
+        }
+    }
+
+    #[inline]
+    fn point(&mut self, stamp: Stamp, cells: &[Cell], text: &[u8], table: &SeriesTable, results: &mut Results) {
+        let first = &cells[0];
+        let (untimed, set) = (first.is_untimed(), self.clock.is_set());
+        let time = if untimed { self.clock.wall(first.time) } else { first.time };
+        let provisional = untimed && !set;
+        let mut point = PointRef {
+            cells,
+            text,
+            series: first.series,
+            time,
+            partition: partition_of(first.series, false, table),
+            provisional,
+            untimed,
+            stepped_back: if untimed { self.clock.stepped_back() } else { 0 },
+        };
+        let restamp = self.spec.time.future_restamp;
+        let (bytes_max, skew_max) = (self.spec.limits.held_bytes_max, self.spec.time.future_skew_max);
+        let (stage, mut out) = self.split(stamp, results);
+        stage.counts.future_unchecked += u64::from(!set);
+        if !out.now.believes(time, skew_max) || !(-TIME_BOUND..=TIME_BOUND).contains(&time) {
+            match out.now.wall {
+                Some(wall) if restamp && (-TIME_BOUND..=TIME_BOUND).contains(&wall) => point.time = wall,
+                wall => return stage.reject_future(&point, wall.unwrap_or(0), table, &mut out),
+            }
+        }
+        // Alerts look at once: their durations are differences, which a clock that is off by years measures as well.
+        if !out.alerts.is_empty() {
+            out.alerts.point(&point, table, out.results, &out.now);
+        }
+        if !provisional {
+            return stage.dispatch(&point, table, &mut out);
+        }
+        self.held.push(cells, text, stamp.observed);
+        if self.held.bytes() > bytes_max {
+            self.release(stamp, true, table, results);
+        }
+    }
+
+    /// Lets the held points go, dated by the clock as it is now.
+    fn release(&mut self, stamp: Stamp, provisional: bool, table: &SeriesTable, results: &mut Results) {
+        let held = std::mem::take(&mut self.held);
+        let offset = self.clock.offset;
+        let (stage, mut out) = self.split(stamp, results);
+        for range in held.points() {
+            let cells = &held.cells[range];
+            let Some(first) = cells.first() else { continue };
+            let point = PointRef {
+                cells,
+                text: &held.text,
+                series: first.series,
+                time: first.time.saturating_add(offset).clamp(-TIME_BOUND, TIME_BOUND),
+                partition: partition_of(first.series, provisional, table),
+                provisional,
+                untimed: true,
+                stepped_back: 0,
+            };
+            stage.dispatch(&point, table, &mut out);
+        }
+    }
+
+    fn set_clock(&mut self, stamp: Stamp, offset: i64, quality: ClockQuality, table: &SeriesTable, results: &mut Results) {
+        if self.clock.is_new_boot(stamp) && !self.held.is_empty() {
+            // The steady times they carry mean nothing in this boot.
+            self.release(stamp, true, table, results);
+        }
+        let was_set = self.clock.is_set();
+        match self.clock.change(stamp, offset, quality) {
+            ClockChange::Shift(delta) => self.alerts.shift_clock(delta),
+            ClockChange::Boot if !was_set || !self.clock.is_set() => self.alerts.new_boot(),
+            ClockChange::Boot => {}
+        }
+        if self.clock.is_set() && !self.held.is_empty() {
+            self.release(stamp, false, table, results);
+        }
+    }
+
+    fn finish(&mut self, stamp: Stamp, table: &SeriesTable, results: &mut Results) {
+        if !self.held.is_empty() {
+            self.release(stamp, true, table, results);
+        }
+        let (stage, mut out) = self.split(stamp, results);
+        stage.finish(&mut out);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,193 @@
+//! What a snapshot keeps of a window.
+
+use super::{
+    WindowOperator,
+    aggregate::Class,
+    group::{Emitted, Group, Slot},
+    pane::{Ends, Pane},
+    sketch::{Buckets, EXACT_MAX, Sketch},
+};
+use crate::operators::{
+    OperatorCounts,
+    snapshot::{Reader, SnapshotError, Writer, meaning},
+    time::Partitions,
+};
+
+impl WindowOperator {
+    /// Hash of everything that makes its panes and groups what they are. Lateness and what results look like may change freely.
+    pub fn meaning(&self) -> u64 {
+        let w = self.window();
+        meaning(&format!(
+            "{:?}",
+            (w.every, w.period, w.align, &w.by, &w.fields, &w.filter, &w.aggregates, &w.name_override, &self.spec.global_tags)
+        ))
+    }
+
+    pub fn write(&self, w: &mut Writer<'_>, partitions: &Partitions) {
+        self.counts.fields().iter().for_each(|(_, v)| w.u64(*v));
+        w.u32(self.groups.len());
+        for group in &self.groups {
+            w.series(&group.series);
+            w.i64(group.watermark(partitions, self.grid.lateness));
+            w.i64(group.observed);
+            w.partitions(&group.partitions);
+            w.u32(group.fields.len());
+            for slot in &group.fields {
+                w.field(slot.field);
+                w.u8(slot.class as u8);
+            }
+            w.u32(group.panes.len());
+            group.panes.iter().for_each(|pane| write_pane(pane, w));
+            w.u32(group.emitted.len());
+            for emitted in &group.emitted {
+                w.i64(emitted.start);
+                w.option(emitted.revision.map(i64::from));
+                w.u64(emitted.points);
+                w.i64(emitted.observed);
+                w.u8(u8::from(emitted.dirty));
+            }
+        }
+    }
+
+    pub fn read(&mut self, r: &mut Reader<'_>, partitions: &Partitions) -> Result<(), SnapshotError> {
+        let mut counts = [0; 13];
+        for value in &mut counts {
+            *value = r.u64()?;
+        }
+        self.counts = OperatorCounts::from_values(counts);
+        for _ in 0..r.count()? {
+            self.read_group(r, partitions)?;
+        }
+        Ok(())
+    }
+
+    fn read_group(&mut self, r: &mut Reader<'_>, partitions: &Partitions) -> Result<(), SnapshotError> {
+        let id = self.add_group(r.series()?);
+        let mut group = Group { watermark: r.i64()?, observed: r.i64()?, partitions: r.partitions()?, ..self.groups[id as usize].clone() };
+        // A field the table has no room for keeps its slot, so that the words of the others stay where they are.
+        let stride = self.layout.stride;
+        for _ in 0..r.count()? {
+            let field = r.field()?.unwrap_or(u16::MAX);
+            let Some(class) = Class::from_u8(r.u8()?) else { return r.damaged() };
+            if field != u16::MAX {
+                self.takes_field(field, r.table);
+            }
+            group.fields.push(Slot { field, class });
+        }
+        for _ in 0..r.count()? {
+            let pane = read_pane(r)?;
+            let fits = pane.words.len().is_multiple_of(stride) && pane.words.len() / stride <= group.fields.len();
+            if !fits || group.panes.last().is_some_and(|last| last.start >= pane.start) {
+                return r.damaged();
+            }
+            self.expiry = self.expiry.min(group.observed.saturating_add(self.spec.time.group_ttl));
+            group.panes.push(pane);
+            self.panes += 1;
+        }
+        for _ in 0..r.count()? {
+            group.emitted.push(Emitted {
+                start: r.i64()?,
+                revision: r.option()?.map(|v| v as u32),
+                points: r.u64()?,
+                observed: r.i64()?,
+                dirty: r.u8()? != 0,
+            });
+        }
+        group.listed = group.emitted.iter().any(|e| e.dirty);
+        if group.listed {
+            self.reopened.push(id);
+            // Looked at with the next record, which finds out when they are really due.
+            self.reemit = i64::MIN;
+        }
+        for partition in &group.partitions {
+            let slot = *partition as usize;
+            if self.fed.len() <= slot {
+                self.fed.resize(slot + 1, Vec::new());
+                self.due.resize(slot + 1, i64::MAX);
+            }
+            self.fed[slot].push(id);
+        }
+        self.groups[id as usize] = group;
+        self.arm(id, partitions);
+        Ok(())
+    }
+}
+
+fn write_pane(pane: &Pane, w: &mut Writer<'_>) {
+    w.i64(pane.start);
+    w.u64(pane.points);
+    w.u32(pane.words.len());
+    pane.words.iter().for_each(|v| w.u64(*v));
+    w.u32(pane.sketches.len());
+    pane.sketches.iter().for_each(|s| write_sketch(s, w));
+    w.u32(pane.texts.len());
+    for ends in &pane.texts {
+        w.text(&ends.first);
+        w.text(&ends.last);
+    }
+}
+
+fn read_pane(r: &mut Reader<'_>) -> Result<Pane, SnapshotError> {
+    let mut pane = Pane { start: r.i64()?, points: r.u64()?, ..Pane::default() };
+    for _ in 0..r.count()? {
+        pane.words.push(r.u64()?);
+    }
+    for _ in 0..r.count()? {
+        pane.sketches.push(read_sketch(r)?);
+    }
+    for _ in 0..r.count()? {
+        pane.texts.push(Ends { first: r.text()?, last: r.text()? });
+    }
+    Ok(pane)
+}
+
+fn write_sketch(sketch: &Sketch, w: &mut Writer<'_>) {
+    match sketch {
+        Sketch::Exact(values) => {
+            w.u8(0);
+            w.u32(values.len());
+            values.iter().for_each(|v| w.u64(v.to_bits()));
+        }
+        Sketch::Buckets(buckets) => {
+            w.u8(1);
+            w.u64(buckets.zero);
+            for list in [&buckets.positive, &buckets.negative] {
+                w.u32(list.len());
+                for (index, n) in list {
+                    w.i64(i64::from(*index));
+                    w.u64(*n);
+                }
+            }
+        }
+    }
+}
+
+fn read_sketch(r: &mut Reader<'_>) -> Result<Sketch, SnapshotError> {
+    if r.u8()? == 0 {
+        let n = r.count()?;
+        if n > EXACT_MAX {
+            return r.damaged();
+        }
+        let mut values = Vec::with_capacity(n);
+        for _ in 0..n {
+            values.push(f64::from_bits(r.u64()?));
+        }
+        return Ok(Sketch::Exact(values));
+    }
+    let mut buckets = Box::new(Buckets { zero: r.u64()?, ..Buckets::default() });
+    for positive in [true, false] {
+        let mut list = Vec::new();
+        for _ in 0..r.count()? {
+            list.push((r.i64()? as i32, r.u64()?));
+        }
+        if !list.is_sorted_by(|a: &(i32, u64), b| a.0 < b.0) {
+            return r.damaged();
+        }
+        if positive {
+            buckets.positive = list;
+        } else {
+            buckets.negative = list;
+        }
+    }
+    Ok(Sketch::Buckets(buckets))
+}
