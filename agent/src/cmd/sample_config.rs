@@ -108,7 +108,7 @@ impl Sample {
 
 /// One option: `##` before what it means, `#` before a default that need not be written.
 fn option(spec: &OptionSpec, indent: &str, off: &str, out: &mut String) {
-    for text in wrap(spec.doc) {
+    for text in wrap(&meaning(spec)) {
         let _ = writeln!(out, "{off}{indent}## {text}");
     }
     let _ = match spec.default.as_deref() {
@@ -116,6 +116,15 @@ fn option(spec: &OptionSpec, indent: &str, off: &str, out: &mut String) {
         Some("") => writeln!(out, "{off}{indent}# {} = {}", spec.name, example(spec)),
         Some(default) => writeln!(out, "{off}{indent}# {} = {default}", spec.name),
     };
+}
+
+/// What an option means, and the words it can be where the sentence does not name them.
+fn meaning(spec: &OptionSpec) -> String {
+    let words: Vec<&str> = spec.kind.strip_prefix("one of ").map(|words| words.split_whitespace().collect()).unwrap_or_default();
+    if words.iter().all(|word| spec.doc.contains(word) || spec.doc.contains(&word.replace('`', "\""))) {
+        return spec.doc.to_owned();
+    }
+    format!("{} One of {}.", spec.doc, words.join(", "))
 }
 
 /// A value of the right type, where there is no default to show.
@@ -158,7 +167,7 @@ fn heading(title: &str, out: &mut String) {
 fn single(name: &str, specs: &[OptionSpec], out: &mut String) {
     let _ = writeln!(out, "[{name}]");
     for spec in specs {
-        for text in wrap(spec.doc) {
+        for text in wrap(&meaning(spec)) {
             let _ = writeln!(out, "  ## {text}");
         }
         let _ = match spec.default.as_deref() {

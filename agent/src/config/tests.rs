@@ -358,3 +358,66 @@ fn a_condition_on_fields_a_window_does_not_give_is_warned_of() {
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[0].contains("have no field `t`, but such as `t_mean`") && lines[1].contains("no field `t_max`"), "{lines:?}");
 }
+
+/// Values of every type, fit and unfit for anything.
+const VALUES: [&str; 24] = [
+    "\"\"",
+    "\"x\"",
+    "0",
+    "1",
+    "-1",
+    "65536",
+    "9223372036854775807",
+    "1.5",
+    "nan",
+    "true",
+    "\"10s\"",
+    "\"-1s\"",
+    "\"999999999w\"",
+    "\"64MiB\"",
+    "[]",
+    "[\"\"]",
+    "[\"tcp://localhost:1883\"]",
+    "[\"a/+/#/b\"]",
+    "[1, \"x\"]",
+    "{}",
+    "{ a = \"b\" }",
+    "\"tcp://:0\"",
+    "\"http://[::1\"",
+    "\"\\u0000\"",
+];
+
+/// A table of one of the build's own plugins, every option as likely as any value.
+fn any_plugin() -> impl Strategy<Value = String> {
+    let registry = Registry::of_this_build();
+    let mut plugins: Vec<(String, Vec<&'static str>)> = Vec::new();
+    macro_rules! add {
+        ($kind:literal, $entries:expr) => {
+            for entry in $entries {
+                plugins.push((format!("{}.{}", $kind, entry.name), (entry.specs)().iter().map(|spec| spec.name).collect()));
+            }
+        };
+    }
+    add!("inputs", registry.inputs);
+    add!("outputs", registry.outputs);
+    add!("actions", registry.actions);
+    let options = prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(&VALUES[..])), 0..8);
+    (prop::sample::select(plugins), options).prop_map(|((path, names), options)| {
+        let mut chosen = BTreeMap::new();
+        for (index, value) in options.into_iter().filter(|_| !names.is_empty()) {
+            chosen.insert(names[index.index(names.len())], value);
+        }
+        let lines: String = chosen.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+        format!("[[{path}]]\nalias = \"a\"\n{lines}")
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_options_panic_a_plugin_of_this_build(text in any_plugin()) {
+        let loaded = Config::from_str(&text, "weir.toml", &World::default());
+        prop_assert!(loaded.is_err(), "an input or an output is missing: {text}");
+    }
+}

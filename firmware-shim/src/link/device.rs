@@ -150,12 +150,7 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
             Ok(Message::Resend { nonce, sequence }) if nonce == self.nonce => {
                 self.next = self.next.min(sequence).max(self.retain.oldest());
             }
-            Ok(Message::HelloRequest) => {
-                self.hello_due = true;
-                // The gateway knew nothing of us, so it has taken nothing that we sent.
-                self.next = self.retain.oldest();
-                self.resend_at_us = None;
-            }
+            Ok(Message::HelloRequest) => self.hello_due = true,
             _ => {}
         }
     }

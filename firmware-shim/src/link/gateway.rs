@@ -59,6 +59,8 @@ pub struct Gateway {
     /// New readings of the last data frame start here.
     first_new: u64,
     hello_wanted: bool,
+    /// Readings may have passed that could not be taken without a hello: the device is asked for them after it.
+    missed: bool,
     resend_wanted: bool,
     /// Number after which a resend was asked for already.
     asked_after: Option<Taken>,
@@ -68,13 +70,14 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway that has durably taken everything up to `resume` (nonce, sequence) in an earlier life.
     pub fn new(resume: Option<(u32, u64)>) -> Self {
-        Self { taken: resume.map(|(nonce, sequence)| Taken { nonce, sequence }), hello_wanted: true, ..Self::default() }
+        Self { taken: resume.map(|(nonce, sequence)| Taken { nonce, sequence }), hello_wanted: true, missed: true, ..Self::default() }
     }
 
     /// A new connection: forgets a half frame and asks for a hello.
     pub fn reopen(&mut self) {
         self.decoder.reset();
         self.hello_wanted = true;
+        self.missed = true;
         self.asked_after = None;
     }
 
@@ -100,11 +103,16 @@ impl Gateway {
                 self.hello.clear();
                 let _ = self.hello.extend_from_slice(self.decoder.body());
                 self.hello_wanted = false;
+                if core::mem::take(&mut self.missed) {
+                    self.asked_after = self.taken;
+                    self.resend_wanted = true;
+                }
                 Some(Event::Hello { new_boot })
             }
             Message::Data(data) => {
                 if self.hello().is_none_or(|hello| hello.nonce != data.nonce) {
                     self.hello_wanted = true;
+                    self.missed = true;
                     return Some(Event::Early);
                 }
                 if !data.is_whole(&self.kinds) {

@@ -253,7 +253,8 @@ impl Collector {
         &self.interner.shape.input
     }
 
-    /// The series that the raw bytes `key` stand for; `parse` is called when they are new.
+    /// The series that the raw bytes `key` stand for; `parse` is called when they are new. A measurement that `parse` leaves empty is
+    /// the input's name.
     ///
     /// # Errors
     /// Whatever `parse` returns; nothing is remembered then.
@@ -285,6 +286,10 @@ impl Collector {
             parts.tag(k, v);
         }
         let shape = &interner.shape;
+        if parts.measurement.is_empty() {
+            // The payload names none: the input's name, as in Telegraf.
+            shape.input.clone_into(&mut parts.measurement);
+        }
         let series = if !shape.filter.selects(&parts.measurement, parts.tags.iter().map(|(k, v)| (k.as_str(), v.as_str()))) {
             SeriesId::Filtered
         } else {

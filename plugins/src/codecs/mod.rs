@@ -7,25 +7,56 @@ use weir_plugin_api::{
     plugin::{Decoder, Encoder},
 };
 
+#[cfg(feature = "codec-csv")]
+pub mod csv;
+#[cfg(feature = "codec-frame")]
+pub mod frame;
 #[cfg(feature = "codec-influx")]
 pub mod influx;
-#[cfg(any(feature = "codec-influx", feature = "codec-json"))]
+#[cfg(feature = "codec-json")]
+pub mod json;
+#[cfg(any(feature = "codec-influx", feature = "codec-json", feature = "codec-csv"))]
 pub mod number;
+#[cfg(any(feature = "codec-json", feature = "codec-csv"))]
+pub mod timestamp;
+#[cfg(any(feature = "codec-value", feature = "codec-csv"))]
+pub mod value;
 
 /// Formats this build reads.
 pub const READS: &[&str] = &[
     #[cfg(feature = "codec-influx")]
     "influx",
+    #[cfg(feature = "codec-json")]
+    "json",
+    #[cfg(feature = "codec-csv")]
+    "csv",
+    #[cfg(feature = "codec-value")]
+    "value",
 ];
 
 /// Formats this build writes.
 pub const WRITES: &[&str] = &[
     #[cfg(feature = "codec-influx")]
     "influx",
+    #[cfg(feature = "codec-json")]
+    "json",
 ];
 
 /// Options of Telegraf's parsers and serializers for these formats that do not exist here.
-const UNSUPPORTED: &[&str] = &["influx_parser_type", "influx_max_line_bytes", "json_v2", "json_transformation"];
+const UNSUPPORTED: &[&str] = &[
+    "influx_parser_type",
+    "influx_max_line_bytes",
+    "json_v2",
+    "json_transformation",
+    "json_timestamp_format",
+    "json_nested_fields_include",
+    "json_nested_fields_exclude",
+    "csv_metadata_rows",
+    "csv_metadata_separators",
+    "csv_metadata_trim_set",
+    "csv_tag_overwrite",
+    "csv_skip_errors",
+];
 
 /// Reads `data_format` (default `influx`) and the options of that format; reports what is wrong and returns `None` then.
 pub fn decoder(section: &Section<'_>) -> Option<Box<dyn Decoder>> {
@@ -39,6 +70,12 @@ pub fn decoder_or(section: &Section<'_>, default: &str) -> Option<Box<dyn Decode
     match format.as_str() {
         #[cfg(feature = "codec-influx")]
         "influx" => influx::InfluxDecoder::read(section).map(|d| Box::new(d) as _),
+        #[cfg(feature = "codec-json")]
+        "json" => json::JsonDecoder::read(section).map(|d| Box::new(d) as _),
+        #[cfg(feature = "codec-csv")]
+        "csv" => csv::CsvDecoder::read(section).map(|d| Box::new(d) as _),
+        #[cfg(feature = "codec-value")]
+        "value" => value::ValueDecoder::read(section).map(|d| Box::new(d) as _),
         _ => {
             unknown(section, &format, "read", READS);
             None
@@ -48,10 +85,18 @@ pub fn decoder_or(section: &Section<'_>, default: &str) -> Option<Box<dyn Decode
 
 /// Options of every decoder, for documentation.
 pub fn decoder_specs() -> Vec<OptionSpec> {
-    let mut specs = vec![format_spec("Format of what comes in.")];
-    #[cfg(feature = "codec-influx")]
-    specs.extend(influx::DecoderOptions::specs());
-    specs
+    [
+        vec![format_spec("Format of what comes in.")],
+        #[cfg(feature = "codec-influx")]
+        influx::DecoderOptions::specs(),
+        #[cfg(feature = "codec-json")]
+        json::DecoderOptions::specs(),
+        #[cfg(feature = "codec-csv")]
+        csv::CsvOptions::specs(),
+        #[cfg(feature = "codec-value")]
+        value::ValueOptions::specs(),
+    ]
+    .concat()
 }
 
 /// Reads `data_format` (default `influx`) of an output and the options of that format.
@@ -61,6 +106,8 @@ pub fn encoder(section: &Section<'_>) -> Option<Box<dyn Encoder>> {
     match format.as_str() {
         #[cfg(feature = "codec-influx")]
         "influx" => influx::InfluxEncoder::read(section).map(|e| Box::new(e) as _),
+        #[cfg(feature = "codec-json")]
+        "json" => json::JsonEncoder::read(section).map(|e| Box::new(e) as _),
         _ => {
             unknown(section, &format, "write", WRITES);
             None
@@ -70,10 +117,14 @@ pub fn encoder(section: &Section<'_>) -> Option<Box<dyn Encoder>> {
 
 /// Options of every encoder, for documentation.
 pub fn encoder_specs() -> Vec<OptionSpec> {
-    let mut specs = vec![format_spec("Format of what goes out.")];
-    #[cfg(feature = "codec-influx")]
-    specs.extend(influx::EncoderOptions::specs());
-    specs
+    [
+        vec![format_spec("Format of what goes out.")],
+        #[cfg(feature = "codec-influx")]
+        influx::EncoderOptions::specs(),
+        #[cfg(feature = "codec-json")]
+        json::EncoderOptions::specs(),
+    ]
+    .concat()
 }
 
 fn format_spec(doc: &'static str) -> OptionSpec {

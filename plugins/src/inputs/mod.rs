@@ -2,13 +2,31 @@
 
 use weir_plugin_api::plugin::InputEntry;
 
+#[cfg(feature = "input-internal")]
+pub mod internal;
+#[cfg(feature = "input-mock")]
+pub mod mock;
 #[cfg(feature = "input-mqtt_consumer")]
 pub mod mqtt_consumer;
+#[cfg(any(feature = "input-serial", feature = "input-gpio"))]
+mod retry;
+#[cfg(feature = "input-serial")]
+pub mod serial;
+#[cfg(feature = "input-socket_listener")]
+pub mod socket_listener;
 
 /// Every input of this build, by name.
 pub fn all() -> Vec<&'static InputEntry> {
     vec![
+        #[cfg(feature = "input-internal")]
+        &internal::ENTRY,
+        #[cfg(feature = "input-mock")]
+        &mock::ENTRY,
         #[cfg(feature = "input-mqtt_consumer")]
         &mqtt_consumer::ENTRY,
+        #[cfg(feature = "input-serial")]
+        &serial::ENTRY,
+        #[cfg(feature = "input-socket_listener")]
+        &socket_listener::ENTRY,
     ]
 }
