@@ -2,6 +2,8 @@
 
 mod cmd;
 mod config;
+#[cfg(feature = "demo")]
+mod demo;
 mod http;
 mod run;
 mod sys;

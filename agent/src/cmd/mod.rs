@@ -1,6 +1,8 @@
 //! The commands of `weir`, a file each, and what they share: how a configuration is named, and the exit codes.
 
 mod check;
+#[cfg(feature = "demo")]
+mod demo;
 mod plugins;
 pub mod run;
 mod sample_config;
@@ -35,6 +37,9 @@ pub struct Cli {
 enum Command {
     /// Run the agent.
     Run(run::Run),
+    /// Show the main job: simulated sensors, windows, an alert, results; nothing else is needed.
+    #[cfg(feature = "demo")]
+    Demo(demo::Demo),
     /// Ask the running agent what came in, what became of it and what waits where.
     Status(status::Status),
     /// Check a configuration and say what it does.
@@ -50,6 +55,8 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let code = match self.command {
             Command::Run(command) => command.run(),
+            #[cfg(feature = "demo")]
+            Command::Demo(command) => command.run(),
             Command::Status(command) => command.run(),
             Command::Check(command) => command.run(),
             Command::SampleConfig(command) => command.run(),

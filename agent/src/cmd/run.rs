@@ -131,11 +131,12 @@ pub fn run(config: Config, options: &RunOptions, core: &SharedCore, reload: impl
 async fn generations(mut config: Config, options: &RunOptions, core: &SharedCore, reload: impl Fn() -> Option<Config>) -> u8 {
     let clock = Arc::new(SystemClock::default());
     loop {
-        let status = config.status.clone();
+        let (status, hash) = (config.status.clone(), config.hash);
         let running = match start(config, options, &clock) {
             Ok(running) => running,
             Err(error) => return refuse(&error),
         };
+        tracing::debug!(configuration = format!("{hash:016x}"), "configuration in force");
         core.set(&running.core);
         match generation(running, status, options, &reload).await {
             Ok(next) => {
@@ -194,7 +195,6 @@ fn serve(running: &Running, status: StatusOptions, options: &RunOptions) -> (Arc
     let shown = Arc::new(Shown {
         core: running.core.clone(),
         health: running.health.clone(),
-        names: running.names.clone(),
         store: Arc::clone(&running.store),
         directory: running.directory.clone(),
         ready: Stop::default(),

@@ -18,7 +18,7 @@ use axum::{
 use tokio::net::{TcpListener, UnixListener};
 use weir_plugin_api::plugin::Stop;
 
-use crate::run::{CoreHandle, Names, OutputHealth, disk_thread::SharedStats};
+use crate::run::{CoreHandle, OutputHealth, disk_thread::SharedStats};
 
 /// What the server shows.
 pub struct Shown {
@@ -26,8 +26,6 @@ pub struct Shown {
     pub core: CoreHandle,
     /// Output tasks.
     pub health: Vec<Arc<OutputHealth>>,
-    /// Names by index.
-    pub names: Names,
     /// What the store has done.
     pub store: SharedStats,
     /// State directory.

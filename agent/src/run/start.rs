@@ -109,6 +109,7 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>) -> 
     for (index, output) in config.outputs.into_iter().enumerate() {
         let Some(offers) = receivers.next() else { break };
         let spec = &engine_outputs[index];
+        tracing::debug!(output = %output.name, plugin = output.plugin, "output");
         let transform = Transform::of(&output);
         let delivery = Delivery::new(
             DeliveryOptions {
@@ -147,6 +148,7 @@ fn spawn_actions(
     let mut levels = levels.into_iter();
     let mut index = specs.iter().position(|o| o.edge).unwrap_or(specs.len());
     for action in actions {
+        tracing::debug!(action = %action.name, plugin = action.plugin, "action");
         match action.action {
             AnyAction::Edge(edge) => {
                 let Some(offers) = receivers.next() else { break };
@@ -181,6 +183,7 @@ fn spawn_input(
     seed: u64,
     clock: &Arc<SystemClock>,
 ) {
+    tracing::debug!(input = %input.name, plugin = input.plugin, "input");
     let flushed = Stop::default();
     let context = InputContext {
         name: input.name,
