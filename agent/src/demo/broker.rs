@@ -115,7 +115,11 @@ fn answer(packet: Packet, client: u64, routes: &Routes, to: &mpsc::Sender<Publis
             }
         }
         Packet::Subscribe(subscribe) => {
-            let codes = subscribe.filters.iter().map(|f| SubscribeReasonCode::Success(if f.qos == QoS::AtMostOnce { f.qos } else { QoS::AtLeastOnce })).collect();
+            let codes = subscribe
+                .filters
+                .iter()
+                .map(|f| SubscribeReasonCode::Success(if f.qos == QoS::AtMostOnce { f.qos } else { QoS::AtLeastOnce }))
+                .collect();
             routes.with(|all| {
                 for filter in subscribe.filters {
                     all.push(Route { client, filter: filter.path, to: to.clone() });

@@ -17,10 +17,7 @@ use weir_plugin_api::plugin::Stop;
 
 use self::screen::SharedScreen;
 use crate::{
-    config::{
-        Config, Environment, System,
-        types::ConfiguredOutput,
-    },
+    config::{Config, Environment, System, types::ConfiguredOutput},
     run::{RunOptions, Running, start::start, stop::Ended},
     sys::clock::SystemClock,
 };

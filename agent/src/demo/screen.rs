@@ -132,7 +132,11 @@ impl Screen {
     fn draw(&self, ledger: &Ledger, directory: &str, seconds: u64) -> String {
         let mut out = String::from("\x1b[H\x1b[2J");
         let _ = writeln!(out, "\x1b[1mweir demo\x1b[0m  {seconds} s  results in {directory}  (Ctrl-C ends it)\n");
-        let _ = writeln!(out, "\x1b[2m{:<12} {:<12} {:>9} {:>9} {:>9} {:>9} {:>7}  {:<24}  state\x1b[0m", "device", "field", "readings", "last", "mean", "max", "count", "mean of the last windows");
+        let _ = writeln!(
+            out,
+            "\x1b[2m{:<12} {:<12} {:>9} {:>9} {:>9} {:>9} {:>7}  {:<24}  state\x1b[0m",
+            "device", "field", "readings", "last", "mean", "max", "count", "mean of the last windows"
+        );
         for ((device, field), row) in &self.rows {
             let cell = |name: &str| row.window.get(name).map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
             let count = row.window.get("count").map_or_else(|| "-".to_owned(), |v| format!("{v}"));

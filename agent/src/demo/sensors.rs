@@ -89,7 +89,8 @@ fn run_pump(line: &mut std::fs::File, end: &Stop) {
         let now_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
         if now.as_secs_f64() * PUMP_RATE as f64 >= taken as f64 {
             let phase = now.as_secs_f64() * std::f64::consts::TAU / 12.0;
-            let values = [Some(Value::Scaled((450.0 + 30.0 * phase.sin()) as i64)), Some(Value::Scaled((1250.0 + 200.0 * phase.cos()) as i64))];
+            let values =
+                [Some(Value::Scaled((450.0 + 30.0 * phase.sin()) as i64)), Some(Value::Scaled((1250.0 + 200.0 * phase.cos()) as i64))];
             // The values are those of the schema above.
             let _ = device.push(now_us, &values);
             taken += 1;
