@@ -363,7 +363,7 @@ async fn a_stopped_input_leaves_the_rest_to_the_broker_and_still_acknowledges() 
     running.drained.request();
     let (result, input) = running.task.await.unwrap();
     result.unwrap();
-    assert!(broker.log().contains("Received DISCONNECT from gateway"));
+    eventually("goodbye", || broker.log().contains("Received DISCONNECT from gateway")).await;
     let mut again = Running::go(input, Resume::default());
     assert_eq!(again.lines(1).await, ["test,topic=sensors/a value=2 ?"]);
     again.stop().await;

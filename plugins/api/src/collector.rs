@@ -96,6 +96,31 @@ struct ContextParts {
     tags: Vec<(String, String)>,
     measurement: Option<String>,
     partition: Option<String>,
+    fields: Option<Arc<[(String, FieldValue)]>>,
+}
+
+/// A value that a context adds to its points.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FieldValue {
+    /// A float.
+    Float(f64),
+    /// An integer.
+    Int(i64),
+    /// An unsigned integer.
+    Uint(u64),
+    /// Text.
+    Text(String),
+}
+
+impl FieldValue {
+    fn as_value(&self) -> Value<'_> {
+        match self {
+            Self::Float(v) => Value::Float(*v),
+            Self::Int(v) => Value::Int(*v),
+            Self::Uint(v) => Value::Uint(*v),
+            Self::Text(v) => Value::Text(v),
+        }
+    }
 }
 
 /// Outcome of looking a raw key up.
@@ -140,6 +165,7 @@ pub struct Collector {
     batch: Batch,
     interner: Interner,
     context: Context,
+    context_fields: Option<Arc<[(String, FieldValue)]>>,
     counts: InputCounts,
     refused: Vec<Refused>,
     logged_at: Option<i64>,
@@ -187,6 +213,7 @@ impl Collector {
                 next_field: 0,
             },
             context: Context::default(),
+            context_fields: None,
             counts: InputCounts::default(),
             refused: Vec::new(),
             logged_at: None,
@@ -233,6 +260,7 @@ impl Collector {
             tags: tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             measurement: measurement.map(str::to_owned),
             partition: partition.map(str::to_owned),
+            fields: None,
         });
         self.interner.context_ids.insert(key, id);
         id
@@ -241,6 +269,14 @@ impl Collector {
     /// The context of the points that follow; [`Context::default`] is none.
     pub fn set_context(&mut self, context: Context) {
         self.context = context;
+        self.context_fields = self.interner.contexts.get(context.0 as usize).and_then(|c| c.fields.clone());
+    }
+
+    /// Fields that `context` adds to each of its points that has a field of its own; they replace those of the same name.
+    pub fn set_context_fields(&mut self, context: Context, fields: Vec<(String, FieldValue)>) {
+        if let Some(parts) = self.interner.contexts.get_mut(context.0 as usize) {
+            parts.fields = (!fields.is_empty()).then(|| fields.into());
+        }
     }
 
     /// The measurement the context sets, for codecs whose payloads name none.
@@ -456,6 +492,9 @@ impl Collector {
     /// Closes the open point and counts it: recorded, or filtered or refused when no field is left.
     #[inline]
     pub fn end(&mut self) {
+        if self.context_fields.is_some() {
+            self.add_context_fields();
+        }
         let Some(open) = self.open.take() else { return };
         self.counts.read += 1;
         if self.batch.cells.len() > open.first_cell {
@@ -466,6 +505,16 @@ impl Collector {
             self.counts.filtered += 1;
         } else {
             self.counts.refused_parse += 1;
+        }
+    }
+
+    #[cold]
+    fn add_context_fields(&mut self) {
+        let (Some(fields), Some(open)) = (self.context_fields.clone(), &self.open) else { return };
+        if self.batch.cells.len() > open.first_cell {
+            for (name, value) in fields.iter() {
+                self.field(name.as_bytes(), value.as_value());
+            }
         }
     }
 

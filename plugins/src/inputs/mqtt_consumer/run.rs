@@ -360,8 +360,14 @@ impl Serving<'_> {
             return None;
         }
         let reading = &mut self.consumer.reading;
-        let context = reading.topics.context(publish.topic, collector);
-        collector.set_context(context);
+        match reading.topics.context(publish.topic, collector) {
+            Ok(context) => collector.set_context(context),
+            Err(error) => {
+                collector.refuse(Refusal::Parse, error, publish.topic);
+                self.taken(publish.id, position);
+                return None;
+            }
+        }
         let used = reading.decoder.decode(publish.payload, collector);
         if used < publish.payload.len() {
             return Some(Unread { payload: publish.payload[used..].to_vec(), at: 0, id: publish.id, position });

@@ -189,7 +189,7 @@ pub struct Backoff {
 impl Backoff {
     /// How long to wait after one more failure.
     pub fn next_wait(&mut self) -> Duration {
-        let full = Duration::from_millis(500 << self.failures.min(7)).min(Duration::from_secs(60));
+        let full = Duration::from_millis(100 << self.failures.min(10)).min(Duration::from_secs(60));
         self.failures += 1;
         let random = std::hash::RandomState::new().build_hasher().finish() % 1000;
         full.mul_f64(0.5 + random as f64 / 2000.0)
