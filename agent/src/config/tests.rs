@@ -421,3 +421,20 @@ proptest! {
         prop_assert!(loaded.is_err(), "an input or an output is missing: {text}");
     }
 }
+
+#[test]
+fn the_reference_says_the_defaults() {
+    let reference = include_str!("../../../configs/weir.toml");
+    let (reference, report) = Config::from_str(reference, "weir.toml", &World::default()).unwrap();
+    assert!(report.is_empty(), "{report:?}");
+    let (default, _) = load_text("").unwrap();
+    let told = |config: &Config| {
+        let engine = &config.engine;
+        format!("{:?} {:?} {:?} {:?} {:?} {:?}", engine.time, engine.limits, engine.storage, config.agent, config.status, config.directory)
+    };
+    assert_eq!(told(&reference), told(&default));
+    let (input, other) = (&reference.inputs[0], &default.inputs[0]);
+    assert_eq!((input.interval, input.jitter, input.offset), (other.interval, other.jitter, other.offset));
+    let (output, other) = (&reference.outputs[0], &default.outputs[0]);
+    assert_eq!((output.batch, output.flush_interval, output.flush_jitter), (other.batch, other.flush_interval, other.flush_jitter));
+}
