@@ -2,6 +2,16 @@
 
 use weir_plugin_api::plugin::InputEntry;
 
+#[cfg(any(feature = "input-influxdb_listener", feature = "input-influxdb_v2_listener"))]
+#[cfg_attr(
+    not(all(feature = "input-influxdb_listener", feature = "input-influxdb_v2_listener")),
+    allow(dead_code, reason = "one listener, one API")
+)]
+mod influx_http;
+#[cfg(feature = "input-influxdb_listener")]
+pub mod influxdb_listener;
+#[cfg(feature = "input-influxdb_v2_listener")]
+pub mod influxdb_v2_listener;
 #[cfg(feature = "input-internal")]
 pub mod internal;
 #[cfg(feature = "input-mock")]
@@ -22,6 +32,10 @@ pub fn all() -> Vec<&'static InputEntry> {
         &internal::ENTRY,
         #[cfg(feature = "input-mock")]
         &mock::ENTRY,
+        #[cfg(feature = "input-influxdb_listener")]
+        &influxdb_listener::ENTRY,
+        #[cfg(feature = "input-influxdb_v2_listener")]
+        &influxdb_v2_listener::ENTRY,
         #[cfg(feature = "input-mqtt_consumer")]
         &mqtt_consumer::ENTRY,
         #[cfg(feature = "input-serial")]

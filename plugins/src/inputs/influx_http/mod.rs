@@ -1,0 +1,330 @@
+//! InfluxDB's write API as an input: what the listeners of both versions share.
+//!
+//! Requests run side by side and hand pieces of whole lines to one task that owns the collector. A request is answered with 204
+//! only when the journal holds its points; requests that come together share a commit.
+
+mod body;
+mod request;
+
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::Response,
+    routing,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc, oneshot},
+};
+use weir_plugin_api::{
+    Position,
+    options::{Secret, Section},
+    plugin::{BoxFuture, Decoder, InputContext, PluginError, StreamingInput},
+    ring::Acknowledgements,
+};
+
+use self::request::Parameters;
+use crate::codecs::influx::InfluxDecoder;
+
+/// Requests whose bodies are in memory at a time; further ones wait.
+const BODIES_MAX: usize = 32;
+/// Pieces on their way to the collector.
+const PIECES: usize = 16;
+/// Requests answered with one flush.
+const TOGETHER_MAX: usize = 64;
+/// Seconds a client is asked to wait.
+const RETRY_AFTER: &str = "2";
+
+/// Which API is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Api {
+    /// `/write`, `/query`, `/ping`.
+    V1,
+    /// `/api/v2/write`, `/api/v2/ready`, `/health`.
+    V2,
+}
+
+/// Who may write.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Access {
+    /// Anybody.
+    #[default]
+    Open,
+    /// `Authorization: Basic …` of this user and password.
+    Basic(Secret, Secret),
+    /// `Authorization: Token …` (or Bearer).
+    Token(Secret),
+}
+
+/// How a listener is set up.
+#[derive(Clone, Debug)]
+pub(crate) struct ListenerSettings {
+    pub api: Api,
+    /// `host:port` or `:port`.
+    pub address: String,
+    pub access: Access,
+    /// Bytes of a body, unpacked.
+    pub body_max: usize,
+    /// Longest time for reading a body.
+    pub read_timeout: Duration,
+    /// Longest time until a write is answered.
+    pub write_timeout: Duration,
+    /// Tag that gets the name of the database or bucket.
+    pub database_tag: Option<String>,
+    /// Tag that gets the name of the retention policy.
+    pub policy_tag: Option<String>,
+}
+
+impl ListenerSettings {
+    /// Reports what can't be, and gives what only one input can have.
+    pub(crate) fn check(&self, section: &Section<'_>) -> Option<Vec<String>> {
+        let port = self.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        if port.is_none() {
+            section.error_at("service_address", "`service_address`: expected a host and a port, or a port alone such as \":8086\"");
+        }
+        for (key, time) in [("read_timeout", self.read_timeout), ("write_timeout", self.write_timeout)] {
+            if time.is_zero() {
+                section.error_at(key, format!("`{key}`: must be longer than 0"));
+                return None;
+            }
+        }
+        let host = if self.address.starts_with(':') { format!("0.0.0.0{}", self.address) } else { self.address.clone() };
+        port.map(|port| if port == 0 { Vec::new() } else { vec![format!("tcp:{host}")] })
+    }
+}
+
+/// The input.
+pub(crate) struct Listener {
+    settings: Arc<ListenerSettings>,
+}
+
+impl Listener {
+    pub(crate) fn new(settings: ListenerSettings) -> Self {
+        Self { settings: Arc::new(settings) }
+    }
+
+    async fn bind(&self) -> Result<TcpListener, PluginError> {
+        let address = &self.settings.address;
+        let host = if address.starts_with(':') { format!("[::]{address}") } else { address.clone() };
+        let mut bound = TcpListener::bind(&host).await;
+        if bound.is_err() && address.starts_with(':') {
+            bound = TcpListener::bind(format!("0.0.0.0{address}")).await;
+        }
+        bound.map_err(|e| PluginError::because(format!("cannot listen on {address}"), &e))
+    }
+
+    async fn serve(&self, listener: TcpListener, context: &mut InputContext) -> Result<(), PluginError> {
+        let address = listener.local_addr().map(|a| a.to_string()).unwrap_or_default();
+        tracing::info!(input = %context.name, %address, "listening");
+        let (pieces, received) = mpsc::channel(PIECES);
+        let shared = Arc::new(Shared {
+            settings: Arc::clone(&self.settings),
+            pieces,
+            acknowledgements: context.collector.acknowledgements(),
+            bodies: Semaphore::new(BODIES_MAX),
+        });
+        let router = router(self.settings.api).with_state(shared);
+        let stop = context.stop.clone();
+        let serving = async move {
+            let served = axum::serve(listener, router).with_graceful_shutdown(async move { stop.requested().await }).await;
+            served.map_err(|e| PluginError::because("serving HTTP failed", &e))
+        };
+        tokio::try_join!(serving, own(received, context)).map(|((), ())| ())
+    }
+}
+
+impl StreamingInput for Listener {
+    fn run<'a>(&'a mut self, context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>> {
+        Box::pin(async move {
+            let listener = self.bind().await?;
+            self.serve(listener, context).await
+        })
+    }
+}
+
+/// Whole lines of one request on their way to the collector.
+struct Piece {
+    bytes: Vec<u8>,
+    /// Nanoseconds per unit of the times.
+    unit: i64,
+    /// Tags of the request.
+    tags: Arc<Vec<(String, String)>>,
+    /// Told when the lines are in a batch; closed when the client has given up.
+    reply: oneshot::Sender<Taken>,
+}
+
+/// Lines that were taken.
+struct Taken {
+    /// The batch to be acknowledged.
+    number: u64,
+    /// What could not be read.
+    refused: Vec<String>,
+}
+
+/// Decodes pieces in the order they come, until no request is left.
+async fn own(mut pieces: mpsc::Receiver<Piece>, context: &mut InputContext) -> Result<(), PluginError> {
+    let stop = context.stop.clone();
+    let (mut waiting, mut stopped) = (Vec::new(), false);
+    loop {
+        tokio::select! {
+            // Pieces first: what was handed over before a stop is still taken.
+            biased;
+            piece = pieces.recv() => {
+                let Some(piece) = piece else { break };
+                // After the last batch nothing more is taken: the client is told to come again.
+                if !stopped && !piece.reply.is_closed() {
+                    take(piece, &mut waiting, context).await?;
+                }
+            }
+            () = stop.requested(), if !stopped => {
+                stopped = true;
+                context.collector.flush(Position::None).await?;
+                context.flushed.request();
+            }
+        }
+        if !waiting.is_empty() && (pieces.is_empty() || waiting.len() >= TOGETHER_MAX) {
+            let number = context.collector.flush(Position::None).await?;
+            for (reply, refused) in waiting.drain(..) {
+                let reply: oneshot::Sender<Taken> = reply;
+                let _ = reply.send(Taken { number, refused });
+            }
+        }
+    }
+    context.collector.flush(Position::None).await?;
+    Ok(())
+}
+
+async fn take(
+    piece: Piece,
+    waiting: &mut Vec<(oneshot::Sender<Taken>, Vec<String>)>,
+    context: &mut InputContext,
+) -> Result<(), PluginError> {
+    let collector = &mut context.collector;
+    let mut decoder = InfluxDecoder::with_precision(piece.unit);
+    if !piece.tags.is_empty() {
+        let tags: Vec<(&str, &str)> = piece.tags.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let tagged = collector.context(&tags, None, None);
+        collector.set_context(tagged);
+    }
+    collector.take_refused();
+    let mut rest = &piece.bytes[..];
+    while !rest.is_empty() {
+        let used = decoder.decode(rest, collector);
+        rest = &rest[used.min(rest.len())..];
+        if !rest.is_empty() || collector.is_full() {
+            collector.flush(Position::None).await?;
+        }
+    }
+    collector.set_context(weir_plugin_api::collector::Context::default());
+    let refused = collector.take_refused().into_iter().map(|r| r.reason).collect();
+    waiting.push((piece.reply, refused));
+    Ok(())
+}
+
+/// What every request can reach.
+struct Shared {
+    settings: Arc<ListenerSettings>,
+    pieces: mpsc::Sender<Piece>,
+    acknowledgements: Acknowledgements,
+    bodies: Semaphore,
+}
+
+fn router(api: Api) -> Router<Arc<Shared>> {
+    match api {
+        Api::V1 => Router::new()
+            .route("/write", routing::post(write))
+            .route("/query", routing::get(query).post(query))
+            .route("/ping", routing::get(ping).head(ping)),
+        Api::V2 => Router::new()
+            .route("/api/v2/write", routing::post(write))
+            .route("/api/v2/ready", routing::get(ready))
+            .route("/ready", routing::get(ready))
+            .route("/health", routing::get(health))
+            .route("/ping", routing::get(ping).head(ping)),
+    }
+}
+
+async fn ping() -> Response {
+    answer(StatusCode::NO_CONTENT, String::new())
+}
+
+/// Clients make their database before they write: it is there.
+async fn query(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    if !request::allowed(&shared.settings.access, &headers) {
+        return refusal(shared.settings.api, StatusCode::UNAUTHORIZED, "unauthorized", "unauthorized access");
+    }
+    answer(StatusCode::OK, r#"{"results":[{"statement_id":0}]}"#.into())
+}
+
+async fn ready() -> Response {
+    answer(StatusCode::OK, r#"{"status":"ready"}"#.into())
+}
+
+async fn health() -> Response {
+    answer(StatusCode::OK, r#"{"name":"weir","message":"ready for writes","status":"pass"}"#.into())
+}
+
+async fn write(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let settings = &shared.settings;
+    let api = settings.api;
+    if !request::allowed(&settings.access, request.headers()) {
+        return refusal(api, StatusCode::UNAUTHORIZED, "unauthorized", "unauthorized access");
+    }
+    let parameters = match Parameters::read(settings, request.uri().query().unwrap_or_default()) {
+        Ok(parameters) => parameters,
+        Err(message) => return refusal(api, StatusCode::BAD_REQUEST, "invalid", &message),
+    };
+    let Ok(Ok(_place)) = tokio::time::timeout(settings.write_timeout, shared.bodies.acquire()).await else {
+        return busy(api, "too many requests at a time");
+    };
+    match body::take(&shared, request, &parameters).await {
+        Ok(refused) if refused.is_empty() => answer(StatusCode::NO_CONTENT, String::new()),
+        Ok(refused) => {
+            let message = format!("partial write: {}", refused.join("\n"));
+            refusal(api, StatusCode::BAD_REQUEST, "invalid", &message)
+        }
+        Err(body::Failure::Busy(reason)) => busy(api, reason),
+        Err(body::Failure::TooLarge) => {
+            refusal(api, StatusCode::PAYLOAD_TOO_LARGE, "request too large", "the body is larger than `max_body_size`")
+        }
+        Err(body::Failure::Bad(reason)) => refusal(api, StatusCode::BAD_REQUEST, "invalid", &reason),
+        Err(body::Failure::Slow) => refusal(api, StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not come within `read_timeout`"),
+    }
+}
+
+fn busy(api: Api, reason: &str) -> Response {
+    let mut response = refusal(api, StatusCode::SERVICE_UNAVAILABLE, "unavailable", reason);
+    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static(RETRY_AFTER));
+    response
+}
+
+/// An error as each version words it.
+fn refusal(api: Api, status: StatusCode, code: &str, message: &str) -> Response {
+    let message = serde_json::Value::from(message);
+    answer(
+        status,
+        match api {
+            Api::V1 => format!(r#"{{"error":{message}}}"#),
+            Api::V2 => format!(r#"{{"code":"{code}","message":{message}}}"#),
+        },
+    )
+}
+
+fn answer(status: StatusCode, body: String) -> Response {
+    let has_body = !body.is_empty();
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    if has_body {
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    }
+    headers.insert("x-influxdb-version", header::HeaderValue::from_static(concat!("weir-", env!("CARGO_PKG_VERSION"))));
+    response
+}

@@ -1,0 +1,62 @@
+//! The input that looks like an InfluxDB 1.x to those who write to one.
+
+use std::time::Duration;
+
+use weir_plugin_api::{
+    options::{Secret, Section, Size},
+    plugin::{AnyInput, BuildContext, BuiltInput, InputEntry},
+};
+
+use super::influx_http::{Access, Api, Listener, ListenerSettings};
+
+weir_plugin_api::options! {
+    /// Options of the InfluxDB 1.x listener.
+    pub struct InfluxdbListenerOptions {
+        /// Where to listen, `host:port` or `:port`.
+        service_address: String = ":8186".into(),
+        /// Longest time for reading a request's body.
+        read_timeout: Duration = Duration::from_secs(10),
+        /// Longest time until a write is durable; then the client is told to come again.
+        write_timeout: Duration = Duration::from_secs(10),
+        /// Bytes of a body, unpacked.
+        max_body_size: Size = Size(32 << 20),
+        /// Tag that gets the name of the database.
+        database_tag: Option<String> = None,
+        /// Tag that gets the name of the retention policy.
+        retention_policy_tag: Option<String> = None,
+        /// User a client must name.
+        basic_username: Secret = Secret::default(),
+        /// Its password.
+        basic_password: Secret = Secret::default(),
+    }
+}
+
+/// The registry's entry.
+pub static ENTRY: InputEntry = InputEntry {
+    name: "influxdb_listener",
+    about: "takes writes as InfluxDB 1.x does",
+    specs: InfluxdbListenerOptions::specs,
+    unsupported: &["max_line_size", "tls_allowed_cacerts", "tls_cert", "tls_key", "token_shared_secret", "token_username", "parser_type"],
+    build,
+};
+
+fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
+    let options = InfluxdbListenerOptions::read(section)?;
+    let access = if options.basic_username.is_empty() && options.basic_password.is_empty() {
+        Access::Open
+    } else {
+        Access::Basic(options.basic_username, options.basic_password)
+    };
+    let settings = ListenerSettings {
+        api: Api::V1,
+        address: options.service_address,
+        access,
+        body_max: usize::try_from(options.max_body_size.0).unwrap_or(usize::MAX),
+        read_timeout: options.read_timeout,
+        write_timeout: options.write_timeout,
+        database_tag: options.database_tag.filter(|tag| !tag.is_empty()),
+        policy_tag: options.retention_policy_tag.filter(|tag| !tag.is_empty()),
+    };
+    let claims = settings.check(section)?;
+    Some(BuiltInput { input: AnyInput::Streaming(Box::new(Listener::new(settings))), claims })
+}
