@@ -1,7 +1,7 @@
 //! Reads points from the messages of an MQTT broker; Telegraf's input of that name, with acknowledgements that mean it.
 //!
 //! A QoS 1 message is acknowledged only after the batch that holds its points is durable. With `persistent_session` the broker then
-//! repeats what was never acknowledged, and what was recorded already is recognised (see [`redelivery`]).
+//! repeats what was never acknowledged, and what was recorded already is recognised by its packet id and hash.
 
 use std::time::Duration;
 
