@@ -82,12 +82,11 @@ struct Column {
 }
 
 /// Reads CSV. A bad row is refused and costs only itself.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CsvDecoder {
     options: CsvOptions,
     types: Vec<Type>,
     time: Option<TimeFormat>,
-    reader: ReaderBuilder,
     columns: Vec<Column>,
     /// Rows still to leave out.
     skip: usize,
@@ -108,22 +107,17 @@ impl CsvDecoder {
             section.error("csv needs names of columns: set `csv_header_row_count` or `csv_column_names`");
         }
         let types = column_types(section, &options);
-        let mut reader = ReaderBuilder::new();
-        reader.has_headers(false).flexible(true).trim(if options.csv_trim_space { Trim::All } else { Trim::None });
-        match options.csv_delimiter.as_bytes() {
-            [byte] => _ = reader.delimiter(*byte),
-            _ => section.error_at("csv_delimiter", "`csv_delimiter`: must be one ASCII character"),
+        if options.csv_delimiter.len() != 1 {
+            section.error_at("csv_delimiter", "`csv_delimiter`: must be one ASCII character");
         }
-        match options.csv_comment.as_bytes() {
-            [] => {}
-            [byte] => _ = reader.comment(Some(*byte)),
-            _ => section.error_at("csv_comment", "`csv_comment`: must be one ASCII character"),
+        if options.csv_comment.len() > 1 {
+            section.error_at("csv_comment", "`csv_comment`: must be one ASCII character");
         }
         let time = time_format(section, &options);
         if section.diagnostics().errors() > errors {
             return None;
         }
-        let mut decoder = Self { options, types, time, reader, columns: Vec::new(), skip: 0, header: 0, row: 0, left: 0, key: Vec::new() };
+        let mut decoder = Self { options, types, time, columns: Vec::new(), skip: 0, header: 0, row: 0, left: 0, key: Vec::new() };
         decoder.reset();
         Some(decoder)
     }
@@ -274,7 +268,14 @@ impl Decoder for CsvDecoder {
             self.reset();
         }
         self.left = 0;
-        let mut reader = self.reader.buffer_capacity(bytes.len().clamp(64, 64 * 1024)).from_reader(bytes);
+        let mut reader = ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .trim(if self.options.csv_trim_space { Trim::All } else { Trim::None })
+            .delimiter(self.options.csv_delimiter.as_bytes().first().copied().unwrap_or(b','))
+            .comment(self.options.csv_comment.as_bytes().first().copied())
+            .buffer_capacity(bytes.len().clamp(64, 64 * 1024))
+            .from_reader(bytes);
         let mut record = ByteRecord::new();
         loop {
             let at = usize::try_from(reader.position().byte()).unwrap_or(bytes.len()).min(bytes.len());

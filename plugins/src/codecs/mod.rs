@@ -63,19 +63,35 @@ pub fn decoder(section: &Section<'_>) -> Option<Box<dyn Decoder>> {
     decoder_or(section, "influx")
 }
 
+/// Makes decoders of one configuration: a stream that keeps something (a header) needs one of its own.
+pub type Decoders = Box<dyn Fn() -> Box<dyn Decoder> + Send + Sync>;
+
+/// The same as [`decoder`], as often as one is wanted.
+pub fn decoders(section: &Section<'_>) -> Option<Decoders> {
+    decoders_or(section, "influx")
+}
+
 /// The same for inputs whose format is another one when none is written.
 pub fn decoder_or(section: &Section<'_>, default: &str) -> Option<Box<dyn Decoder>> {
+    decoders_or(section, default).map(|make| make())
+}
+
+fn decoders_or(section: &Section<'_>, default: &str) -> Option<Decoders> {
+    #[cfg(any(feature = "codec-influx", feature = "codec-json", feature = "codec-csv", feature = "codec-value"))]
+    fn clones(prototype: impl Decoder + Clone + Sync + 'static) -> Decoders {
+        Box::new(move || Box::new(prototype.clone()))
+    }
     refuse_unsupported(section);
     let format = format_of(section, default)?;
     match format.as_str() {
         #[cfg(feature = "codec-influx")]
-        "influx" => influx::InfluxDecoder::read(section).map(|d| Box::new(d) as _),
+        "influx" => influx::InfluxDecoder::read(section).map(clones),
         #[cfg(feature = "codec-json")]
-        "json" => json::JsonDecoder::read(section).map(|d| Box::new(d) as _),
+        "json" => json::JsonDecoder::read(section).map(clones),
         #[cfg(feature = "codec-csv")]
-        "csv" => csv::CsvDecoder::read(section).map(|d| Box::new(d) as _),
+        "csv" => csv::CsvDecoder::read(section).map(clones),
         #[cfg(feature = "codec-value")]
-        "value" => value::ValueDecoder::read(section).map(|d| Box::new(d) as _),
+        "value" => value::ValueDecoder::read(section).map(clones),
         _ => {
             unknown(section, &format, "read", READS);
             None

@@ -2,6 +2,10 @@
 
 use weir_plugin_api::plugin::InputEntry;
 
+#[cfg(any(feature = "input-stdin", feature = "input-tail"))]
+mod blocks;
+#[cfg(feature = "input-file")]
+pub mod file;
 #[cfg(any(feature = "input-influxdb_listener", feature = "input-influxdb_v2_listener"))]
 #[cfg_attr(
     not(all(feature = "input-influxdb_listener", feature = "input-influxdb_v2_listener")),
@@ -18,16 +22,24 @@ pub mod internal;
 pub mod mock;
 #[cfg(feature = "input-mqtt_consumer")]
 pub mod mqtt_consumer;
+#[cfg(feature = "input-file")]
+mod paths;
 #[cfg(any(feature = "input-serial", feature = "input-gpio"))]
 mod retry;
 #[cfg(feature = "input-serial")]
 pub mod serial;
 #[cfg(feature = "input-socket_listener")]
 pub mod socket_listener;
+#[cfg(feature = "input-stdin")]
+pub mod stdin;
+#[cfg(feature = "input-tail")]
+pub mod tail;
 
 /// Every input of this build, by name.
 pub fn all() -> Vec<&'static InputEntry> {
     vec![
+        #[cfg(feature = "input-file")]
+        &file::ENTRY,
         #[cfg(feature = "input-internal")]
         &internal::ENTRY,
         #[cfg(feature = "input-mock")]
@@ -42,5 +54,9 @@ pub fn all() -> Vec<&'static InputEntry> {
         &serial::ENTRY,
         #[cfg(feature = "input-socket_listener")]
         &socket_listener::ENTRY,
+        #[cfg(feature = "input-stdin")]
+        &stdin::ENTRY,
+        #[cfg(feature = "input-tail")]
+        &tail::ENTRY,
     ]
 }

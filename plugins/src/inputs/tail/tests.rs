@@ -1,0 +1,181 @@
+//! What following a file promises: every line once, through rotation, truncation, stops and restarts.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{fs::OpenOptions, io::Write, sync::Arc};
+
+use weir_plugin_api::{
+    options::{Diagnostics, Item, Node, Place, Table},
+    testing::{self, Receiver},
+};
+
+use super::*;
+
+struct Rig {
+    directory: tempfile::TempDir,
+    options: Vec<(&'static str, Item)>,
+    resume: Resume,
+}
+
+fn text(text: &str) -> Item {
+    Item::Text(text.into())
+}
+
+fn node(item: Item) -> Node {
+    Node { place: Place::default(), item, secret: false }
+}
+
+impl Rig {
+    fn new(pattern: &str, options: Vec<(&'static str, Item)>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Item::Array(vec![node(text(&format!("{}/{pattern}", directory.path().display())))]);
+        let options = [vec![("files", files), ("path_tag", text(""))], options].concat();
+        Self { directory, options, resume: Resume::default() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn append(&self, name: &str, text: &str) {
+        let mut file = OpenOptions::new().append(true).create(true).open(self.path(name)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Runs the input until `work` is done, stops it and remembers where it stood, as the agent would.
+    async fn run<'r>(&'r mut self, work: impl AsyncFnOnce(&Self, &mut Receiver)) -> Receiver {
+        let entries = self.options.iter().map(|(k, i)| ((*k).to_owned(), Place::default(), node(i.clone()))).collect();
+        let (table, diagnostics) = (Table { entries }, Diagnostics::default());
+        let context = BuildContext {
+            name: "tail".into(),
+            interval: Duration::from_secs(1),
+            internal: Arc::new(Vec::new),
+            directory: self.directory.path().to_owned(),
+        };
+        let built = build(&Section::new("inputs.tail", &table, Place::default(), &diagnostics), &context).unwrap();
+        let AnyInput::Streaming(mut input) = built.input else { panic!("tail is streaming") };
+        let (collector, mut receiver) = testing::collector();
+        let mut context = testing::context(collector, self.resume.clone());
+        let stop = context.stop.clone();
+        let (done, ()) = tokio::join!(input.run(&mut context), async {
+            work(self, &mut receiver).await;
+            stop.request();
+        });
+        done.unwrap();
+        receiver.positions.iter().for_each(|p| self.resume.apply(p));
+        receiver
+    }
+}
+
+/// Waits until `count` lines came.
+async fn lines(receiver: &mut Receiver, count: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let come = async {
+        while lines.len() < count {
+            lines.extend(receiver.take());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), come).await.unwrap_or_else(|_| panic!("the lines did not come"));
+    lines
+}
+
+/// Waits until a position was recorded.
+async fn position(receiver: &mut Receiver) {
+    let come = async {
+        while receiver.positions.is_empty() {
+            receiver.take();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), come).await.unwrap_or_else(|_| panic!("no position came"));
+}
+
+#[tokio::test]
+async fn a_file_is_followed_from_its_end_and_a_line_waits_for_its_newline() {
+    let mut rig = Rig::new("a.log", vec![]);
+    rig.append("a.log", "old v=1 1\n");
+    let receiver = rig.run(async |rig, receiver| {
+        position(receiver).await;
+        rig.append("a.log", "m v=1 1\nm v=");
+        assert_eq!(lines(receiver, 1).await, ["m v=1 1"]);
+        rig.append("a.log", "2 2\n");
+        assert_eq!(lines(receiver, 1).await, ["m v=2 2"]);
+    });
+    assert_eq!(receiver.await.counts.refused_parse, 0);
+}
+
+#[tokio::test]
+async fn lines_written_while_it_was_down_are_read_once_even_after_a_rename() {
+    let mut rig = Rig::new("a.log", vec![("from_beginning", Item::Bool(true))]);
+    rig.append("a.log", "m v=1 1\nm v=2 2\nm v=");
+    rig.run(async |_, receiver| assert_eq!(lines(receiver, 2).await.len(), 2)).await;
+    rig.append("a.log", "3 3\n");
+    std::fs::rename(rig.path("a.log"), rig.path("a.log.1")).unwrap();
+    rig.append("a.log", "m v=4 4\n");
+    rig.run(async |_, receiver| {
+        let mut lines = lines(receiver, 2).await;
+        lines.sort();
+        assert_eq!(lines, ["m v=3 3", "m v=4 4"]);
+    })
+    .await;
+    rig.append("a.log", "m v=5 5\n");
+    rig.run(async |_, receiver| assert_eq!(lines(receiver, 1).await, ["m v=5 5"])).await;
+}
+
+#[tokio::test]
+async fn rotation_by_rename_and_by_truncation_loses_nothing() {
+    let mut rig = Rig::new("*.log", vec![("initial_read_offset", text("beginning"))]);
+    rig.append("a.log", "m v=1 1\n");
+    let receiver = rig.run(async |rig, receiver| {
+        assert_eq!(lines(receiver, 1).await, ["m v=1 1"]);
+        rig.append("a.log", "m v=2 2\n");
+        std::fs::rename(rig.path("a.log"), rig.path("a.old")).unwrap();
+        rig.append("a.log", "m v=3 3\n");
+        rig.append("a.old", "m v=4 4\n");
+        let mut all = lines(receiver, 3).await;
+        all.sort();
+        assert_eq!(all, ["m v=2 2", "m v=3 3", "m v=4 4"]);
+        std::fs::write(rig.path("a.log"), "n v=5 5\nn v=6 6\nn v=7 7\n").unwrap();
+        assert_eq!(lines(receiver, 3).await, ["n v=5 5", "n v=6 6", "n v=7 7"]);
+        std::fs::write(rig.path("a.log"), "").unwrap();
+        rig.append("a.log", "n v=8 8\n");
+        assert_eq!(lines(receiver, 1).await, ["n v=8 8"]);
+    });
+    assert_eq!(receiver.await.counts.not_recorded(), 0);
+}
+
+#[tokio::test]
+async fn another_file_in_the_same_inode_is_read_from_its_beginning() {
+    let mut rig = Rig::new("a.log", vec![("from_beginning", Item::Bool(true))]);
+    rig.append("a.log", "m v=1 1\n");
+    rig.run(async |_, receiver| assert_eq!(lines(receiver, 1).await.len(), 1)).await;
+    std::fs::write(rig.path("a.log"), "n v=1 1\nn v=2 2\n").unwrap();
+    rig.run(async |_, receiver| assert_eq!(lines(receiver, 2).await, ["n v=1 1", "n v=2 2"])).await;
+}
+
+#[tokio::test]
+async fn every_batch_says_where_it_ends() {
+    let mut rig = Rig::new("a.log", vec![("from_beginning", Item::Bool(true))]);
+    let all: Vec<String> = (0..5000).map(|i| format!("m v={i} {i}")).collect();
+    rig.append("a.log", &(all.join("\n") + "\n"));
+    // A crash: of what was sent only the first two batches became durable.
+    let receiver = rig.run(async |_, receiver| assert_eq!(lines(receiver, 5000).await, all)).await;
+    let mut resume = Resume::default();
+    receiver.positions[..2].iter().for_each(|p| resume.apply(p));
+    let Position::Files(files) = &receiver.positions[1] else { panic!("a position of files") };
+    let first = all.join("\n")[..files[0].offset as usize].lines().count();
+    rig.resume = resume;
+    rig.run(async |_, receiver| assert_eq!(lines(receiver, 5000 - first).await, &all[first..])).await;
+}
+
+#[cfg(feature = "codec-csv")]
+#[tokio::test]
+async fn a_header_counts_after_a_restart_too() {
+    let options = vec![("data_format", text("csv")), ("csv_header_row_count", Item::Int(1)), ("from_beginning", Item::Bool(true))];
+    let mut rig = Rig::new("a.csv", options);
+    rig.append("a.csv", "t,h\n1,2\n");
+    rig.run(async |_, receiver| assert_eq!(lines(receiver, 1).await, ["test t=1i,h=2i ?"])).await;
+    rig.append("a.csv", "3,4\n");
+    rig.run(async |_, receiver| assert_eq!(lines(receiver, 1).await, ["test t=3i,h=4i ?"])).await;
+}
