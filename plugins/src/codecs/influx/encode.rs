@@ -55,8 +55,9 @@ impl InfluxEncoder {
     }
 }
 
-impl Encoder for InfluxEncoder {
-    fn encode(&mut self, point: PointView<'_>, out: &mut Vec<u8>) {
+impl InfluxEncoder {
+    /// Appends a point with another time than its own, in nanoseconds.
+    pub fn encode_at(&mut self, point: PointView<'_>, time: i64, out: &mut Vec<u8>) {
         out.extend_from_slice(point.series().line().as_bytes());
         let mut separator = b' ';
         if self.sort {
@@ -73,8 +74,14 @@ impl Encoder for InfluxEncoder {
             }
         }
         out.push(b' ');
-        out.extend_from_slice(itoa::Buffer::new().format(point.time()).as_bytes());
+        out.extend_from_slice(itoa::Buffer::new().format(time).as_bytes());
         out.push(b'\n');
+    }
+}
+
+impl Encoder for InfluxEncoder {
+    fn encode(&mut self, point: PointView<'_>, out: &mut Vec<u8>) {
+        self.encode_at(point, point.time(), out);
     }
 }
 

@@ -4,8 +4,13 @@
 
 use std::{fs, path::Path};
 
+#[cfg(feature = "codec-influx")]
+use weir_plugin_api::Value;
+
 use super::*;
 use crate::outputs::testing::{PlainEncoder, numbered};
+#[cfg(feature = "codec-influx")]
+use crate::outputs::testing::{build, points, text, texts};
 
 fn output(files: &[&Path], directory: &Path) -> FileOutput {
     let files = files.iter().map(|f| f.to_str().unwrap().to_owned()).collect();
@@ -128,4 +133,19 @@ async fn a_write_whose_caller_went_away_is_not_repeated() {
     drop(write);
     output.write(Lane::Results, &points).await;
     assert_eq!(fs::read_to_string(&path).unwrap(), "m v=0 1\nm v=1 2\n");
+}
+
+#[cfg(feature = "codec-influx")]
+#[tokio::test]
+async fn points_are_line_protocol_unless_told_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.lp");
+    let options = [("files", texts(&[path.to_str().unwrap()]))];
+    let mut output = build(&ENTRY, &options, dir.path()).unwrap();
+    output.open(at(0)).await.unwrap();
+    let fields = [("v", Value::Float(1.5)), ("n", Value::Int(2))];
+    output.write(Lane::Results, &points(&[("m", &[("a", "b c")], &fields, 7)])).await;
+    assert_eq!(fs::read_to_string(&path).unwrap(), "m,a=b\\ c v=1.5,n=2i 7\n");
+    let error = build(&ENTRY, &[("files", texts(&[])), ("rotation_interval", text("1h"))], dir.path()).map(|_| ()).unwrap_err();
+    assert!(error.contains("at least one file") && error.contains("rotation_interval"), "{error}");
 }

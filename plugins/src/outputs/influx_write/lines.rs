@@ -1,13 +1,15 @@
 //! Points as the lines of one write to InfluxDB, with the way back from a line to its point.
 //!
-//! Apart from the codec because a write must know which bytes are which point (to leave a refused one out) and may move a time.
+//! More than the codec's encoder because a write must know which bytes are which point (to leave a refused one out) and may move a time.
 
 use std::hash::BuildHasher;
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
-use weir_plugin_api::{PointView, Value, series::escape_key};
+use weir_plugin_api::PointView;
+
+use crate::codecs::influx::InfluxEncoder;
 
 /// How points become lines.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,12 +74,12 @@ struct Seen {
 /// Collects lines.
 pub(crate) struct LineWriter<'p> {
     options: LineOptions,
+    encoder: InfluxEncoder,
     bytes: Vec<u8>,
     lines: Lines,
     hasher: FixedState,
     seen: HashTable<Seen>,
     series: Vec<&'p str>,
-    name: String,
 }
 
 impl<'p> LineWriter<'p> {
@@ -85,12 +87,12 @@ impl<'p> LineWriter<'p> {
     pub(crate) fn new(options: LineOptions, points: usize, bytes: usize) -> Self {
         Self {
             options,
+            encoder: InfluxEncoder::with_unsigned(options.unsigned),
             bytes: Vec::with_capacity(bytes),
             lines: Lines { starts: Vec::with_capacity(points + 1), points: Vec::with_capacity(points), ..Lines::default() },
             hasher: FixedState::default(),
             seen: HashTable::with_capacity(points),
             series: Vec::with_capacity(points),
-            name: String::new(),
         }
     }
 
@@ -98,20 +100,12 @@ impl<'p> LineWriter<'p> {
     pub(crate) fn push(&mut self, index: usize, point: PointView<'p>) {
         let series = point.series().line();
         let time = self.place(series, point.time());
-        self.lines.starts.push(self.bytes.len() as u32);
+        let start = self.bytes.len();
+        self.lines.starts.push(start as u32);
         self.lines.points.push(index as u32);
-        self.bytes.extend_from_slice(series.as_bytes());
-        let mut separator = b' ';
-        for (name, value) in point.fields() {
-            self.bytes.push(separator);
-            separator = b',';
-            self.field_name(name);
-            self.bytes.push(b'=');
-            self.value(value);
-        }
-        self.bytes.push(b' ');
-        self.bytes.extend_from_slice(itoa::Buffer::new().format(time).as_bytes());
-        self.bytes.push(b'\n');
+        self.encoder.encode_at(point, time, &mut self.bytes);
+        let before_end = self.bytes.len() - 1;
+        self.lines.broken_numbers |= memchr::memchr(b'\n', &self.bytes[start..before_end]).is_some();
     }
 
     /// The time to write, and the count of those that were there before.
@@ -136,48 +130,6 @@ impl<'p> LineWriter<'p> {
         time
     }
 
-    fn field_name(&mut self, name: &str) {
-        if name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-            self.bytes.extend_from_slice(name.as_bytes());
-            return;
-        }
-        self.name.clear();
-        escape_key(name, &mut self.name);
-        self.bytes.extend_from_slice(self.name.as_bytes());
-    }
-
-    fn value(&mut self, value: Value<'_>) {
-        let out = &mut self.bytes;
-        match value {
-            Value::Float(v) => out.extend_from_slice(ryu::Buffer::new().format(v).trim_end_matches(".0").as_bytes()),
-            Value::Int(v) => {
-                out.extend_from_slice(itoa::Buffer::new().format(v).as_bytes());
-                out.push(b'i');
-            }
-            Value::Uint(v) if self.options.unsigned => {
-                out.extend_from_slice(itoa::Buffer::new().format(v).as_bytes());
-                out.push(b'u');
-            }
-            // As Telegraf does it: what does not fit becomes the largest integer.
-            Value::Uint(v) => {
-                out.extend_from_slice(itoa::Buffer::new().format(v.min(i64::MAX as u64)).as_bytes());
-                out.push(b'i');
-            }
-            Value::Bool(v) => out.extend_from_slice(if v { b"true" } else { b"false" }),
-            Value::Text(v) => {
-                out.push(b'"');
-                for byte in v.bytes() {
-                    if matches!(byte, b'"' | b'\\') {
-                        out.push(b'\\');
-                    }
-                    self.lines.broken_numbers |= byte == b'\n';
-                    out.push(byte);
-                }
-                out.push(b'"');
-            }
-        }
-    }
-
     /// The lines.
     pub(crate) fn finish(mut self) -> Lines {
         self.lines.starts.push(self.bytes.len() as u32);
@@ -190,7 +142,7 @@ impl<'p> LineWriter<'p> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use weir_plugin_api::Points;
+    use weir_plugin_api::{Points, Value};
 
     use super::*;
     use crate::outputs::testing::{Sample, points};
@@ -209,7 +161,7 @@ mod tests {
             &[
                 ("f", Value::Float(1.5)),
                 ("whole", Value::Float(-3.0)),
-                ("big", Value::Float(1e300)),
+                ("big", Value::Float(1e20)),
                 ("i", Value::Int(-5)),
                 ("u", Value::Uint(u64::MAX)),
                 ("b", Value::Bool(true)),
@@ -218,8 +170,7 @@ mod tests {
             7,
         )]);
         let written = lines(&all, LineOptions::default());
-        let expected =
-            "my\\ room,a=x\\ y f=1.5,whole=-3,big=1e300,i=-5i,u=9223372036854775807i,b=true,a\\ field=\"say \\\"hi\\\" \\\\\" 7\n";
+        let expected = "my\\ room,a=x\\ y f=1.5,whole=-3,big=100000000000000000000,i=-5i,u=9223372036854775807i,b=true,a\\ field=\"say \\\"hi\\\" \\\\\" 7\n";
         assert_eq!(std::str::from_utf8(&written.bytes).unwrap(), expected);
         let unsigned = lines(&all, LineOptions { unsigned: true, ..LineOptions::default() });
         assert!(std::str::from_utf8(&unsigned.bytes).unwrap().contains("u=18446744073709551615u"));
