@@ -11,8 +11,6 @@ use super::{context::Context, telegraf};
 pub struct Plugin {
     /// Its name.
     pub name: String,
-    /// Where the name stands.
-    pub name_place: Place,
     /// Its header.
     pub place: Place,
     /// Its options.
@@ -105,7 +103,7 @@ fn single(into: &mut Single, key: &str, node: Node, context: &Context<'_>) {
 
 fn plugins(into: &mut Vec<Plugin>, kind: &str, node: Node, context: &Context<'_>) {
     let Some(table) = context.table(kind, node.place, node.item, &format!("[[{kind}."), "NAME]]") else { return };
-    for (name, name_place, node) in table.entries {
+    for (name, _, node) in table.entries {
         let path = format!("{kind}.{name}");
         let items = match node.item {
             Item::Array(items) => items,
@@ -113,7 +111,7 @@ fn plugins(into: &mut Vec<Plugin>, kind: &str, node: Node, context: &Context<'_>
         };
         for item in items {
             let Some(table) = context.table(&path, item.place.clone(), item.item, "[[", "]]") else { continue };
-            into.push(Plugin { name: name.clone(), name_place: name_place.clone(), place: item.place, table });
+            into.push(Plugin { name: name.clone(), place: item.place, table });
         }
     }
 }

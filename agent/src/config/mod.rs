@@ -35,8 +35,7 @@ mod warnings;
 use weir_engine::spec::EngineSpec;
 use weir_plugin_api::options::{Diagnostic, Diagnostics, Item, Place, Severity, Table};
 
-use self::{context::Context, merge::Merged, report::File};
-#[allow(unused_imports)]
+use self::{context::Context, merge::Merged};
 pub use self::{
     environment::{Environment, System, control_socket, state_directory},
     registry::Registry,
@@ -53,6 +52,7 @@ pub fn load(sources: &Sources, environment: &dyn Environment) -> Result<(Config,
     load_files(sources::read_all(sources, environment), environment, &Registry::of_this_build())
 }
 
+#[cfg(any(test, feature = "demo"))]
 impl Config {
     /// The same from text, for tests and configurations that are part of the binary; `name` stands for the file in messages.
     ///
@@ -60,7 +60,7 @@ impl Config {
     /// The report.
     pub fn from_str(text: &str, name: &str, environment: &dyn Environment) -> Result<(Self, Report), Report> {
         load_files(
-            vec![(File { name: name.to_owned(), text: text.to_owned(), broken: false }, None)],
+            vec![(report::File { name: name.to_owned(), text: text.to_owned(), broken: false }, None)],
             environment,
             &Registry::of_this_build(),
         )

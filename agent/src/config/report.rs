@@ -89,13 +89,9 @@ impl Report {
     }
 
     /// Whether nothing was found.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.diagnostics.is_empty()
-    }
-
-    /// What was found, in the order of the files.
-    pub fn diagnostics(&self) -> &[Diagnostic] {
-        &self.diagnostics
     }
 
     /// Findings of this severity.
@@ -112,7 +108,8 @@ impl Report {
         out
     }
 
-    /// One line per finding, for logs: `weir.toml:3:1: unknown option …`.
+    /// One line per finding, for comparing: `weir.toml:3:1: unknown option …`.
+    #[cfg(test)]
     pub fn lines(&self) -> impl Iterator<Item = String> {
         self.diagnostics.iter().map(|d| {
             let place = self.files.get(d.place.file).map_or_else(String::new, |file| {

@@ -86,7 +86,7 @@ fn load(sources: &Sources, world: &World) -> Result<(Config, Report), Report> {
 }
 
 fn from_str(text: &str, world: &World) -> Result<(Config, Report), Report> {
-    let file = File { name: "weir.toml".into(), text: text.into(), broken: false };
+    let file = report::File { name: "weir.toml".into(), text: text.into(), broken: false };
     load_files(vec![(file, None)], world, &registry())
 }
 
