@@ -347,5 +347,5 @@ fn write_url(base: &Url, api: &Api, database: &str) -> Url {
     url
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "output-influxdb", feature = "output-influxdb_v2"))]
 mod tests;
