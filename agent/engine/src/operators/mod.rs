@@ -13,11 +13,13 @@
 //! | [`expr`] | the language of conditions |
 //! | [`route`] | which outputs want what |
 //! | [`snapshot`] | the state as bytes, and back |
+//! | [`reference`] | the same windows computed naively, to compare with |
 
 pub mod alert;
 mod counts;
 pub mod expr;
 mod held;
+pub mod reference;
 mod route;
 mod snapshot;
 mod stage;

@@ -67,6 +67,10 @@ impl Stage {
     pub fn pass_time(&mut self, out: &mut Out<'_>) {
         self.idle.clear();
         self.partitions.scan(out.now.observed, &self.spec.time, &mut self.idle);
+        if !self.idle.is_empty() {
+            self.windows.iter_mut().for_each(|w| w.before_idle(&self.idle, &self.partitions));
+            self.partitions.fall_idle(&self.idle);
+        }
         for window in &mut self.windows {
             if !self.idle.is_empty() {
                 window.fell_idle(&self.idle, &self.partitions, out);

@@ -136,20 +136,26 @@ impl Partitions {
         partition.max = partition.max.max(time);
     }
 
-    /// Marks those that are idle by now and appends them to `idle`.
+    /// Appends those that are idle by now to `idle`; [`Partitions::fall_idle`] makes them so.
     pub fn scan(&mut self, observed: i64, spec: &TimeSpec, idle: &mut Vec<u32>) {
         if observed < self.check {
             return;
         }
         self.check = i64::MAX;
-        for (index, partition) in self.list.iter_mut().enumerate().filter(|(_, p)| !p.idle) {
+        for (index, partition) in self.list.iter().enumerate().filter(|(_, p)| !p.idle) {
             let due = partition.observed.saturating_add(spec.idle_after);
             if due <= observed {
-                partition.idle = true;
                 idle.push(index as u32);
             } else {
                 self.check = self.check.min(due);
             }
+        }
+    }
+
+    /// They no longer hold any group back.
+    pub fn fall_idle(&mut self, idle: &[u32]) {
+        for index in idle {
+            self.list[*index as usize].idle = true;
         }
     }
 

@@ -1,6 +1,10 @@
 //! The rules of time, windows and alerts, each by a case computed by hand. Times are in seconds unless said otherwise.
 #![allow(clippy::unwrap_used)]
 
+mod alerts;
+mod clock;
+mod model;
+mod restart;
 mod windows;
 
 use std::sync::Arc;
@@ -14,15 +18,15 @@ use crate::{
 };
 
 pub(super) const S: i64 = 1_000_000_000;
-/// Wall time at steady 0.
-pub(super) const EPOCH: i64 = 1_000_000;
+/// Wall time at steady 0, seconds: a whole number of minutes.
+pub(super) const EPOCH: i64 = 1_000_020;
 
 /// An engine with a table and a clock of its own.
 pub(super) struct World {
     pub operators: Operators,
     pub table: SeriesTable,
     pub results: Results,
-    pub spec: Arc<EngineSpec>,
+    spec: Arc<EngineSpec>,
     /// Seconds, steady and observed axis.
     pub now: i64,
     record: u64,

@@ -174,6 +174,7 @@ impl WindowOperator {
             // Nothing is due up to here, but a window that was never emitted may be out of reach by now.
             group_state.watermark = group_state.watermark(partitions, self.grid.lateness);
             self.reopen(group, at);
+            self.arm(group, partitions);
         }
         Outcome::Applied
     }

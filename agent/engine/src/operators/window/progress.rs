@@ -32,6 +32,20 @@ impl WindowOperator {
         self.settle_all(ready, partitions, out);
     }
 
+    /// Partitions are about to fall silent: the watermark reached with them stands, though nothing was due on the way.
+    pub fn before_idle(&mut self, idle: &[u32], partitions: &Partitions) {
+        let mut touched = std::mem::take(&mut self.scratch);
+        touched.clear();
+        touched.extend(idle.iter().filter_map(|p| self.fed.get(*p as usize)).flatten());
+        touched.sort_unstable();
+        touched.dedup();
+        for id in &touched {
+            let group = &mut self.groups[*id as usize];
+            group.watermark = group.watermark(partitions, self.grid.lateness);
+        }
+        self.scratch = touched;
+    }
+
     /// Partitions have fallen silent: groups that waited for one look for another, or emit early if there is none.
     pub fn fell_idle(&mut self, idle: &[u32], partitions: &Partitions, out: &mut Out<'_>) {
         let mut ready = std::mem::take(&mut self.scratch);
@@ -96,6 +110,10 @@ impl WindowOperator {
         }
         self.fed[slot].push(group);
         self.groups[group as usize].partitions.push(partition);
+        // When all others are silent, it is the one that moves the group now.
+        if self.groups[group as usize].due != i64::MAX {
+            self.settle(group, partitions, out);
+        }
     }
 
     fn settle_all(&mut self, mut ready: Vec<u32>, partitions: &Partitions, out: &mut Out<'_>) {
