@@ -1,4 +1,9 @@
-//! Tests of Weir as a whole: the built binary and its configurations, from outside.
+//! Tests of Weir as a whole: the built binary and its configurations, from outside, with real servers.
 
+mod brokers;
+mod case_folders;
 mod config_cases;
 mod configs;
+mod crash;
+mod operation;
+mod support;
