@@ -29,7 +29,7 @@ fn copy(from: &Path, to: &Path) {
 fn differences(folder: &Path) -> Vec<String> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     copy(folder, directory.path());
-    let input = fs::read_to_string(folder.join("input")).unwrap_or_default();
+    let input = fs::read(folder.join("input")).unwrap_or_default();
     let output = run(directory.path(), &["run", "--once", "--config", "weir.toml", "--directory", "state"], &input);
     let bless = std::env::var_os("WEIR_BLESS").is_some();
     let mut different = Vec::new();

@@ -69,11 +69,11 @@ fn status_health_and_metrics_answer_on_the_control_socket() {
     let (_, metrics) = agent.get("/metrics").expect("metrics");
     assert!(metrics.contains("weir_input_read_total{input=\"tail\"} 2"), "{metrics}");
     assert!(metrics.contains("weir_input_refused_parse_total{input=\"tail\"} 1"), "{metrics}");
-    let shown = run(directory.path(), &["status", "--socket", "control.sock"], "");
+    let shown = run(directory.path(), &["status", "--socket", "control.sock"], b"");
     let text = String::from_utf8_lossy(&shown.stdout);
     assert!(shown.status.success() && text.contains("tail") && text.contains("file"), "{text}");
     assert!(agent.terminate().success());
-    let gone = run(directory.path(), &["status", "--socket", "control.sock"], "");
+    let gone = run(directory.path(), &["status", "--socket", "control.sock"], b"");
     assert_eq!(gone.status.code(), Some(1));
 }
 
@@ -82,7 +82,7 @@ fn two_agents_on_one_directory_are_refused() {
     let directory = folder();
     append(directory.path(), "");
     let agent = Agent::start(directory.path(), FOLLOW);
-    let second = run(directory.path(), &["run", "--config", "weir.toml"], "");
+    let second = run(directory.path(), &["run", "--config", "weir.toml"], b"");
     let text = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(1), "{text}");
     assert!(text.contains("state"), "it names the directory: {text}");
@@ -95,7 +95,7 @@ fn an_unwritable_state_directory_is_refused_by_name() {
     fs::write(directory.path().join("in.lp"), "").expect("written");
     fs::write(directory.path().join("state"), "a file where a directory should be").expect("written");
     Agent::write_config(directory.path(), FOLLOW);
-    let refused = run(directory.path(), &["run", "--config", "weir.toml"], "");
+    let refused = run(directory.path(), &["run", "--config", "weir.toml"], b"");
     let text = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(1), "{text}");
     assert!(text.contains("state"), "{text}");
@@ -105,7 +105,7 @@ fn an_unwritable_state_directory_is_refused_by_name() {
 fn once_with_an_endless_input_is_refused() {
     let directory = folder();
     Agent::write_config(directory.path(), FOLLOW);
-    let refused = run(directory.path(), &["run", "--once", "--config", "weir.toml"], "");
+    let refused = run(directory.path(), &["run", "--once", "--config", "weir.toml"], b"");
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("tail"));
 }

@@ -29,7 +29,7 @@ pub fn binary() -> Command {
 }
 
 /// Runs the binary to its end with these arguments in `directory`.
-pub fn run(directory: &Path, arguments: &[&str], input: &str) -> Output {
+pub fn run(directory: &Path, arguments: &[&str], input: &[u8]) -> Output {
     let mut child = binary()
         .args(arguments)
         .current_dir(directory)
@@ -42,7 +42,7 @@ pub fn run(directory: &Path, arguments: &[&str], input: &str) -> Output {
     let input = input.to_owned();
     let writer = std::thread::spawn(move || {
         // An agent that refuses its configuration reads nothing.
-        let _ = stdin.write_all(input.as_bytes());
+        let _ = stdin.write_all(&input);
     });
     let output = child.wait_with_output().expect("it ends");
     writer.join().expect("the writer ends");
@@ -136,11 +136,6 @@ impl Agent {
     /// SIGTERM, and its exit status.
     pub fn terminate(mut self) -> ExitStatus {
         self.signal("TERM");
-        self.child.wait().expect("it ends")
-    }
-
-    /// Waits for its end.
-    pub fn wait(mut self) -> ExitStatus {
         self.child.wait().expect("it ends")
     }
 }

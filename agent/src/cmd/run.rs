@@ -34,7 +34,7 @@ impl Run {
     /// Runs it.
     pub fn run(self) -> u8 {
         let core = SharedCore::default();
-        let environment = System::with_internal(core.internal());
+        let environment = System::with_internal(core.internal()).with_directory(self.directory.clone());
         let sources = (&self.config).into();
         let config = match config::load(&sources, &environment) {
             Ok((config, warnings)) => {

@@ -34,6 +34,11 @@ pub trait Environment {
     /// Whether the process is root, which decides where state lives by default.
     fn is_root(&self) -> bool;
 
+    /// The state directory the command line names, before all else.
+    fn directory(&self) -> Option<PathBuf> {
+        None
+    }
+
     /// Where the `internal` input gets its counters; none of them unless the agent says otherwise.
     fn internal(&self) -> Internal {
         Arc::new(Vec::new)
@@ -44,12 +49,18 @@ pub trait Environment {
 #[derive(Default)]
 pub struct System {
     internal: Option<Internal>,
+    directory: Option<PathBuf>,
 }
 
 impl System {
     /// The real environment, with the running agent's counters.
     pub fn with_internal(internal: Internal) -> Self {
-        Self { internal: Some(internal) }
+        Self { internal: Some(internal), directory: None }
+    }
+
+    /// The same with a state directory that the command line names.
+    pub fn with_directory(self, directory: Option<PathBuf>) -> Self {
+        Self { directory, ..self }
     }
 }
 
@@ -77,6 +88,10 @@ impl Environment for System {
         rustix::process::geteuid().is_root()
     }
 
+    fn directory(&self) -> Option<PathBuf> {
+        self.directory.clone()
+    }
+
     fn internal(&self) -> Internal {
         self.internal.clone().unwrap_or_else(|| Arc::new(Vec::new))
     }
@@ -86,6 +101,9 @@ impl Environment for System {
 /// `$XDG_STATE_HOME/weir` (or `~/.local/state/weir`) for others.
 pub fn state_directory(configured: Option<&Path>, environment: &dyn Environment) -> PathBuf {
     let set = |name: &str| environment.variable(name).filter(|v| !v.is_empty());
+    if let Some(path) = environment.directory() {
+        return path;
+    }
     if let Some(path) = configured {
         return path.to_owned();
     }

@@ -38,6 +38,7 @@ pub struct Options {
 /// The world with the demo's own variables in it.
 struct DemoEnvironment {
     system: System,
+    state: PathBuf,
     variables: [(&'static str, String); 3],
 }
 
@@ -61,6 +62,10 @@ impl Environment for DemoEnvironment {
 
     fn is_root(&self) -> bool {
         self.system.is_root()
+    }
+
+    fn directory(&self) -> Option<PathBuf> {
+        Some(self.state.clone())
     }
 }
 
@@ -92,6 +97,7 @@ async fn demo(options: &Options, directory: &Path) -> Result<(), String> {
     let results = directory.join("results.lp");
     let environment = DemoEnvironment {
         system: System::default(),
+        state: directory.join("state"),
         variables: [
             ("WEIR_DEMO_BROKER", format!("tcp://127.0.0.1:{port}")),
             ("WEIR_DEMO_SERIAL", serial),

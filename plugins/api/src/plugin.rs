@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Duration,
@@ -60,7 +60,9 @@ impl From<crate::ring::Closed> for PluginError {
 #[derive(Default)]
 struct StopShared {
     requested: AtomicBool,
-    wakers: Mutex<Vec<Waker>>,
+    /// Number of the waiter, and how to wake it; a waiter that is dropped takes its own out.
+    wakers: Mutex<Vec<(u64, Waker)>>,
+    waiters: AtomicU64,
 }
 
 /// A request to stop, seen by everybody who holds a copy.
@@ -77,7 +79,7 @@ impl Stop {
             self.shared.requested.store(true, Ordering::Release);
             std::mem::take(&mut *wakers)
         };
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
     /// Whether it was asked for.
@@ -87,13 +89,20 @@ impl Stop {
 
     /// Waits for the request.
     pub fn requested(&self) -> StopRequested {
-        StopRequested { stop: self.clone() }
+        StopRequested { number: self.shared.waiters.fetch_add(1, Ordering::Relaxed), stop: self.clone() }
     }
 }
 
 /// Future of [`Stop::requested`].
 pub struct StopRequested {
     stop: Stop,
+    number: u64,
+}
+
+impl Drop for StopRequested {
+    fn drop(&mut self) {
+        self.stop.shared.wakers.lock().unwrap_or_else(PoisonError::into_inner).retain(|(number, _)| *number != self.number);
+    }
 }
 
 impl Future for StopRequested {
@@ -104,8 +113,9 @@ impl Future for StopRequested {
         if self.stop.is_requested() {
             return Poll::Ready(());
         }
-        if !wakers.iter().any(|w| w.will_wake(cx.waker())) {
-            wakers.push(cx.waker().clone());
+        match wakers.iter_mut().find(|(number, _)| *number == self.number) {
+            Some((_, waker)) => waker.clone_from(cx.waker()),
+            None => wakers.push((self.number, cx.waker().clone())),
         }
         Poll::Pending
     }
