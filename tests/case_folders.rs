@@ -13,7 +13,8 @@ use crate::support::agent::run;
 
 fn folders() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cases");
-    let mut folders: Vec<PathBuf> = fs::read_dir(root).expect("the cases").flatten().map(|e| e.path()).filter(|p| p.join("expected").is_dir()).collect();
+    let mut folders: Vec<PathBuf> =
+        fs::read_dir(root).expect("the cases").flatten().map(|e| e.path()).filter(|p| p.join("expected").is_dir()).collect();
     folders.sort();
     folders
 }

@@ -13,7 +13,8 @@ fn feed(path: &Path, from: u64, to: u64) {
     for n in from..to {
         // Hot for a while in the middle of each hundred.
         let temperature = if n % 100 >= 50 { 90 } else { 20 };
-        writeln!(file, "seq,device=d n={n}i,temperature={temperature} {}", 1_700_000_000_000_000_000 + n * 1_000_000_000).expect("appended");
+        writeln!(file, "seq,device=d n={n}i,temperature={temperature} {}", 1_700_000_000_000_000_000 + n * 1_000_000_000)
+            .expect("appended");
     }
 }
 
@@ -36,7 +37,8 @@ fn influxdb_gets_everything_after_an_outage_with_a_kill_in_it() {
     let outputs = format!("[[outputs.influxdb]]\nurls = [\"http://127.0.0.1:{}\"]\ndatabase = \"outage\"\ntimeout = \"1s\"\n", influx.port);
     feed(&path.join("in.lp"), 0, 100);
     let agent = Agent::start(path, &config(&outputs));
-    let count = |port| influx_query(port, "outage", "select count(n) from seq").and_then(|rows| rows.first()?.get(1)?.as_u64()).unwrap_or(0);
+    let count =
+        |port| influx_query(port, "outage", "select count(n) from seq").and_then(|rows| rows.first()?.get(1)?.as_u64()).unwrap_or(0);
     eventually("the first readings are stored", || (count(influx.port) == 100).then_some(()));
     influx.kill();
     feed(&path.join("in.lp"), 100, 3000);
@@ -65,7 +67,10 @@ fn a_store_of_influxdb_2_writes_gets_every_point() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path();
     let questdb = servers::questdb(path);
-    let outputs = format!("[[outputs.influxdb_v2]]\nurls = [\"http://127.0.0.1:{}\"]\norganization = \"o\"\nbucket = \"b\"\ntoken = \"t\"\n", questdb.port);
+    let outputs = format!(
+        "[[outputs.influxdb_v2]]\nurls = [\"http://127.0.0.1:{}\"]\norganization = \"o\"\nbucket = \"b\"\ntoken = \"t\"\n",
+        questdb.port
+    );
     feed(&path.join("in.lp"), 0, 500);
     let agent = Agent::start(path, &config(&outputs));
     eventually("every point is stored", || {

@@ -88,7 +88,10 @@ pub fn post_lines(port: u16, points: u64, batch: u64, line: fn(u64, &mut Vec<u8>
                     }
                     body.clear();
                     (from..(from + batch).min(points)).for_each(|n| line(n, &mut body));
-                    let head = format!("POST /api/v2/write?org=o&bucket=b&precision=ns HTTP/1.1\r\nhost: weir\r\ncontent-length: {}\r\n\r\n", body.len());
+                    let head = format!(
+                        "POST /api/v2/write?org=o&bucket=b&precision=ns HTTP/1.1\r\nhost: weir\r\ncontent-length: {}\r\n\r\n",
+                        body.len()
+                    );
                     stream.write_all(head.as_bytes()).expect("the agent reads");
                     stream.write_all(&body).expect("the agent reads");
                     let mut status = String::new();

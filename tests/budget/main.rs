@@ -83,7 +83,8 @@ fn size() {
 }
 
 fn write_config(directory: &Path, text: &str) {
-    let text = format!("{text}\n[storage]\ndirectory = {:?}\n[status]\nsocket = {:?}\n", directory.join("state"), directory.join("control.sock"));
+    let text =
+        format!("{text}\n[storage]\ndirectory = {:?}\n[status]\nsocket = {:?}\n", directory.join("state"), directory.join("control.sock"));
     fs::write(directory.join("weir.toml"), text).expect("the configuration is written");
 }
 

@@ -107,7 +107,11 @@ impl Watched {
             .flatten()
             .filter_map(|task| fs::read_to_string(task.path().join("status")).ok())
             .flat_map(|status| {
-                status.lines().filter(|l| l.contains("ctxt_switches")).filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok()).collect::<Vec<_>>()
+                status
+                    .lines()
+                    .filter(|l| l.contains("ctxt_switches"))
+                    .filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok())
+                    .collect::<Vec<_>>()
             })
             .sum()
     }

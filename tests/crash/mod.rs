@@ -1,11 +1,6 @@
 //! `kill -9` on real parts: what was accepted arrives as in an undisturbed run.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::Write,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
 use crate::support::{
     agent::Agent,
@@ -116,7 +111,8 @@ fn windows_over_mqtt_count_every_message_once_through_kills_of_the_agent() {
 }
 
 fn recorded(agent: &Agent) -> u64 {
-    agent.get("/status").and_then(|(_, body)| serde_json::from_str::<serde_json::Value>(&body).ok()).map_or(0, |status| {
-        status["inputs"].as_array().map_or(0, |inputs| inputs.iter().filter_map(|i| i["recorded"].as_u64()).sum())
-    })
+    agent
+        .get("/status")
+        .and_then(|(_, body)| serde_json::from_str::<serde_json::Value>(&body).ok())
+        .map_or(0, |status| status["inputs"].as_array().map_or(0, |inputs| inputs.iter().filter_map(|i| i["recorded"].as_u64()).sum()))
 }

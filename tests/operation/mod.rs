@@ -33,7 +33,9 @@ fn sigterm_stops_in_order_and_open_windows_survive_it() {
     assert_eq!(output(directory.path()), "", "the window is still open");
     append(directory.path(), "m a=1 1700000003000000000\nm a=1 1700000030000000000\n");
     let agent = Agent::spawn_written(directory.path());
-    eventually("the window closes with what came before and after the stop", || (output(directory.path()) == "m a_count=3i 1700000000000000000\n").then_some(()));
+    eventually("the window closes with what came before and after the stop", || {
+        (output(directory.path()) == "m a_count=3i 1700000000000000000\n").then_some(())
+    });
     assert!(agent.terminate().success());
 }
 
@@ -50,7 +52,12 @@ fn sighup_takes_a_new_configuration_and_refuses_a_broken_one() {
     append(directory.path(), "m a=2 1700000002000000000\n");
     eventually("the old configuration goes on", || output(directory.path()).contains("m a=2").then_some(()));
 
-    Agent::write_config(directory.path(), &FOLLOW.replace("omit_hostname = true", "omit_hostname = true\n").replace("[[outputs.file]]", "[global_tags]\nsite = \"x\"\n[[outputs.file]]"));
+    Agent::write_config(
+        directory.path(),
+        &FOLLOW
+            .replace("omit_hostname = true", "omit_hostname = true\n")
+            .replace("[[outputs.file]]", "[global_tags]\nsite = \"x\"\n[[outputs.file]]"),
+    );
     agent.signal("HUP");
     eventually("the new one is in force", || agent.log().contains("configuration read again").then_some(()));
     append(directory.path(), "m a=3 1700000003000000000\n");

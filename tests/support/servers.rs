@@ -57,7 +57,8 @@ fn quiet(command: &mut Command, log: &Path) -> Child {
 
 /// Where downloaded archives are kept.
 pub fn cache() -> PathBuf {
-    std::env::var_os("WEIR_CACHE").map_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("a home")).join(".cache/weir"), PathBuf::from)
+    std::env::var_os("WEIR_CACHE")
+        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("a home")).join(".cache/weir"), PathBuf::from)
 }
 
 /// mosquitto with persistence in `directory`; `more` is added to its configuration.
@@ -95,7 +96,8 @@ pub fn influxdb(directory: &Path) -> Server {
 
 /// A query against InfluxDB 1.x, the first series of its answer as rows of text.
 pub fn influx_query(port: u16, database: &str, query: &str) -> Option<Vec<Vec<serde_json::Value>>> {
-    let encoded: String = query.bytes().map(|b| if b.is_ascii_alphanumeric() { (b as char).to_string() } else { format!("%{b:02X}") }).collect();
+    let encoded: String =
+        query.bytes().map(|b| if b.is_ascii_alphanumeric() { (b as char).to_string() } else { format!("%{b:02X}") }).collect();
     let (code, body) = http_get(port, &format!("/query?db={database}&epoch=ns&q={encoded}"))?;
     if code != 200 {
         return None;
@@ -129,7 +131,12 @@ pub fn questdb(directory: &Path) -> Server {
     .expect("QuestDB's configuration is written");
     let log = directory.join("questdb.log");
     let jars = cache().join("questdb-9.3.2/lib");
-    Server::new(port, move || quiet(Command::new("java").args(["-Xmx512m", "-p"]).arg(&jars).args(["-m", "io.questdb/io.questdb.ServerMain", "-d"]).arg(&root), &log))
+    Server::new(port, move || {
+        quiet(
+            Command::new("java").args(["-Xmx512m", "-p"]).arg(&jars).args(["-m", "io.questdb/io.questdb.ServerMain", "-d"]).arg(&root),
+            &log,
+        )
+    })
 }
 
 /// Apache Kafka, one node.
@@ -148,7 +155,9 @@ pub fn kafka(directory: &Path) -> Server {
     let class_path = format!("{}/*", cache().join("kafka-4.3.1/lib").display());
     let log = directory.join("kafka.log");
     let mut format = Command::new("java");
-    format.args(["-cp", &class_path, "kafka.tools.StorageTool", "format", "--cluster-id", "AAAAAAAAQACAAAAAAAAAAQ", "--config"]).arg(&config);
+    format
+        .args(["-cp", &class_path, "kafka.tools.StorageTool", "format", "--cluster-id", "AAAAAAAAQACAAAAAAAAAAQ", "--config"])
+        .arg(&config);
     assert!(quiet(&mut format, &log).wait().expect("the formatter ends").success(), "Kafka's storage is formatted: {}", log.display());
     let server = Server::new(port, move || {
         quiet(Command::new("java").args(["-Xms256m", "-Xmx512m", "-cp", &class_path, "kafka.Kafka"]).arg(&config), &log)
@@ -162,6 +171,9 @@ pub fn kafka(directory: &Path) -> Server {
 
 /// Everything in a topic, one line per record.
 pub fn kafka_read(port: u16, topic: &str) -> Vec<String> {
-    let output = Command::new("kcat").args(["-b", &format!("127.0.0.1:{port}"), "-C", "-t", topic, "-o", "beginning", "-e", "-q"]).output().expect("kcat runs");
+    let output = Command::new("kcat")
+        .args(["-b", &format!("127.0.0.1:{port}"), "-C", "-t", topic, "-o", "beginning", "-e", "-q"])
+        .output()
+        .expect("kcat runs");
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
