@@ -34,9 +34,25 @@ impl Glob {
 const ALTERNATIVES_MAX: usize = 1024;
 
 fn expand(pattern: &[char]) -> Vec<Vec<char>> {
-    let Some(open) = unescaped(pattern, '{') else { return vec![pattern.to_vec()] };
-    let (mut depth, mut start, mut parts, mut close) = (0, open + 1, Vec::new(), None);
-    let mut i = open;
+    let mut out = Vec::new();
+    if expand_into(pattern, &mut out) { out } else { vec![pattern.to_vec()] }
+}
+
+/// Appends what the first braces and all after them stand for; `false` when that is too much.
+fn expand_into(pattern: &[char], out: &mut Vec<Vec<char>>) -> bool {
+    let Some((open, close, parts)) = unescaped(pattern, '{').and_then(|open| braces(pattern, open)) else {
+        out.push(pattern.to_vec());
+        return out.len() <= ALTERNATIVES_MAX;
+    };
+    parts.into_iter().all(|part| {
+        let joined: Vec<char> = pattern[..open].iter().chain(part).chain(&pattern[close + 1..]).copied().collect();
+        expand_into(&joined, out)
+    })
+}
+
+/// The alternatives between the braces that open at `open`, and where they close.
+fn braces(pattern: &[char], open: usize) -> Option<(usize, usize, Vec<&[char]>)> {
+    let (mut depth, mut start, mut parts, mut i) = (0, open + 1, Vec::new(), open);
     while i < pattern.len() {
         match pattern[i] {
             '\\' => i += 1,
@@ -45,8 +61,7 @@ fn expand(pattern: &[char]) -> Vec<Vec<char>> {
                 depth -= 1;
                 if depth == 0 {
                     parts.push(&pattern[start..i]);
-                    close = Some(i);
-                    break;
+                    return Some((open, i, parts));
                 }
             }
             ',' if depth == 1 => {
@@ -57,16 +72,7 @@ fn expand(pattern: &[char]) -> Vec<Vec<char>> {
         }
         i += 1;
     }
-    let Some(close) = close else { return vec![pattern.to_vec()] };
-    let mut out = Vec::new();
-    for part in parts {
-        let joined: Vec<char> = pattern[..open].iter().chain(part).chain(&pattern[close + 1..]).copied().collect();
-        out.extend(expand(&joined));
-        if out.len() > ALTERNATIVES_MAX {
-            return vec![pattern.to_vec()];
-        }
-    }
-    out
+    None
 }
 
 fn unescaped(pattern: &[char], wanted: char) -> Option<usize> {
@@ -156,6 +162,9 @@ impl Globs {
     }
 }
 
+/// Telegraf's filters that do not exist here: an expression language, and separators that a `*` stops at.
+const UNSUPPORTED: &[&str] = &["metricpass", "namepass_separator", "namedrop_separator"];
+
 crate::options! {
     /// The filters any input, window, alert and output takes.
     pub struct FilterOptions {
@@ -194,6 +203,11 @@ pub struct Filter {
 impl Filter {
     /// Reads the filter options of a section; Telegraf's old names `fieldpass` and `fielddrop` are read too.
     pub fn read(section: &Section<'_>) -> Self {
+        for key in UNSUPPORTED {
+            if section.node(key).is_some() {
+                section.error_at(key, format!("`{key}` of [{}] is a Telegraf option that Weir does not support", section.path));
+            }
+        }
         let Some(mut options) = FilterOptions::read(section) else { return Self::default() };
         options.fieldinclude.extend(section.get::<Vec<String>>("fieldpass").unwrap_or_default());
         options.fieldexclude.extend(section.get::<Vec<String>>("fielddrop").unwrap_or_default());
@@ -289,6 +303,113 @@ mod tests {
             ("[", "[", false),
         ] {
             assert_eq!(Glob::new(pattern).matches(text), expected, "{pattern} on {text}");
+        }
+    }
+
+    fn options() -> FilterOptions {
+        FilterOptions {
+            namepass: vec![],
+            namedrop: vec![],
+            fieldinclude: vec![],
+            fieldexclude: vec![],
+            tagpass: BTreeMap::new(),
+            tagdrop: BTreeMap::new(),
+            taginclude: vec![],
+            tagexclude: vec![],
+        }
+    }
+
+    fn words(list: &[&str]) -> Vec<String> {
+        list.iter().map(|w| (*w).to_owned()).collect()
+    }
+
+    #[test]
+    fn telegrafs_documented_examples_pass_and_drop_as_documented() {
+        let tags = |key: &str, values: &[&str]| BTreeMap::from([(key.to_owned(), words(values))]);
+        let rest = |all: &[(&str, &[&str])]| -> BTreeMap<String, Vec<String>> { all.iter().flat_map(|(k, v)| tags(k, v)).collect() };
+        type Row<'t> = (FilterOptions, &'t str, &'t [(&'t str, &'t str)], bool);
+        let rows: &[Row<'_>] = &[
+            (FilterOptions { tagdrop: tags("cpu", &["cpu6", "cpu7"]), ..options() }, "cpu", &[("cpu", "cpu6")], false),
+            (FilterOptions { tagdrop: tags("cpu", &["cpu6", "cpu7"]), ..options() }, "cpu", &[("cpu", "cpu5")], true),
+            (FilterOptions { tagdrop: tags("cpu", &["cpu6", "cpu7"]), ..options() }, "cpu", &[], true),
+            (
+                FilterOptions { tagpass: rest(&[("fstype", &["ext4", "xfs"]), ("path", &["/opt", "/home*"])]), ..options() },
+                "disk",
+                &[("fstype", "ext4")],
+                true,
+            ),
+            (
+                FilterOptions { tagpass: rest(&[("fstype", &["ext4", "xfs"]), ("path", &["/opt", "/home*"])]), ..options() },
+                "disk",
+                &[("fstype", "nfs"), ("path", "/home/me/x")],
+                true,
+            ),
+            (
+                FilterOptions { tagpass: rest(&[("fstype", &["ext4", "xfs"]), ("path", &["/opt", "/home*"])]), ..options() },
+                "disk",
+                &[("fstype", "nfs"), ("path", "/")],
+                false,
+            ),
+            (FilterOptions { tagpass: tags("fstype", &["ext4"]), ..options() }, "disk", &[], false),
+            (FilterOptions { tagpass: tags("a", &["*"]), tagdrop: tags("b", &["1"]), ..options() }, "m", &[("a", "x"), ("b", "1")], false),
+            (FilterOptions { tagpass: tags("a", &["*"]), tagdrop: tags("b", &["1"]), ..options() }, "m", &[("a", "x"), ("b", "2")], true),
+            (FilterOptions { namepass: words(&["rest_client_*"]), ..options() }, "rest_client_latency", &[], true),
+            (FilterOptions { namepass: words(&["aerospike*"]), namedrop: words(&["*_total"]), ..options() }, "aerospike_total", &[], false),
+            (FilterOptions { namepass: words(&["a.*"]), ..options() }, "a.b.c", &[], true),
+            (FilterOptions { namepass: words(&["CPU"]), ..options() }, "cpu", &[], false),
+        ];
+        for (options, name, tags, expected) in rows {
+            assert_eq!(Filter::new(options).selects(name, tags.iter().copied()), *expected, "{options:?} on {name} {tags:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_both_included_and_excluded_goes() {
+        let filter = Filter::new(&FilterOptions {
+            fieldinclude: words(&["usage_*"]),
+            fieldexclude: words(&["*_guest"]),
+            taginclude: words(&["ho?t", "cpu"]),
+            tagexclude: words(&["c*"]),
+            ..options()
+        });
+        for (field, kept) in [("usage_user", true), ("usage_guest", false), ("time_user", false)] {
+            assert_eq!(filter.keeps_field(field), kept, "{field}");
+        }
+        for (tag, kept) in [("host", true), ("cpu", false), ("site", false)] {
+            assert_eq!(filter.keeps_tag(tag), kept, "{tag}");
+        }
+    }
+
+    #[test]
+    fn an_expression_filter_is_refused_by_name() {
+        use crate::options::{Diagnostics, Item, Node, Place, Table};
+        let node = Node { place: Place::default(), item: Item::Text("true".into()), secret: false };
+        let table = Table { entries: vec![("metricpass".into(), Place::default(), node)] };
+        let diagnostics = Diagnostics::default();
+        let section = Section::new("inputs.test", &table, Place::default(), &diagnostics);
+        Filter::read(&section);
+        section.finish(&[]);
+        let said = diagnostics.take();
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].message.contains("does not support"), "{said:?}");
+    }
+
+    #[test]
+    fn too_many_alternatives_are_taken_literally_and_at_once() {
+        assert!(!Glob::new(&"{a,b}".repeat(40)).matches("a"));
+        assert!(Glob::new(&"{a,b}".repeat(10)).matches("abababbbaa"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn hostile_patterns_never_panic(pattern in "[a{},*?\\[\\]!^\\\\-]{0,40}", text in "\\PC{0,20}") {
+            Glob::new(&pattern).matches(&text);
+        }
+
+        #[test]
+        fn a_word_matches_itself_and_a_star_everything(text in "[a-zA-Z0-9_./-]{0,20}") {
+            proptest::prop_assert!(Glob::new(&text).matches(&text));
+            proptest::prop_assert!(Glob::new("*").matches(&text));
         }
     }
 
