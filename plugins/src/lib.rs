@@ -4,6 +4,8 @@
 
 pub mod actions;
 pub mod codecs;
+#[cfg(any(feature = "input-gpio", feature = "action-gpio"))]
+mod gpio;
 pub mod inputs;
 pub mod net;
 pub mod outputs;

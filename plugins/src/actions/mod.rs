@@ -4,6 +4,8 @@ use weir_plugin_api::plugin::ActionEntry;
 
 #[cfg(feature = "action-exec")]
 pub mod exec;
+#[cfg(feature = "action-gpio")]
+pub mod gpio;
 #[cfg(feature = "action-log")]
 pub mod log;
 #[cfg(feature = "action-mqtt")]
@@ -22,6 +24,8 @@ pub fn all() -> Vec<&'static ActionEntry> {
         &mqtt::ENTRY,
         #[cfg(feature = "action-exec")]
         &exec::ENTRY,
+        #[cfg(feature = "action-gpio")]
+        &gpio::ENTRY,
         #[cfg(feature = "action-log")]
         &log::ENTRY,
         #[cfg(feature = "action-webhook")]

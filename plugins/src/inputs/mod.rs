@@ -6,6 +6,8 @@ use weir_plugin_api::plugin::InputEntry;
 mod blocks;
 #[cfg(feature = "input-file")]
 pub mod file;
+#[cfg(feature = "input-gpio")]
+pub mod gpio;
 #[cfg(any(feature = "input-influxdb_listener", feature = "input-influxdb_v2_listener"))]
 #[cfg_attr(
     not(all(feature = "input-influxdb_listener", feature = "input-influxdb_v2_listener")),
@@ -40,6 +42,8 @@ pub fn all() -> Vec<&'static InputEntry> {
     vec![
         #[cfg(feature = "input-file")]
         &file::ENTRY,
+        #[cfg(feature = "input-gpio")]
+        &gpio::ENTRY,
         #[cfg(feature = "input-internal")]
         &internal::ENTRY,
         #[cfg(feature = "input-mock")]

@@ -1,0 +1,223 @@
+//! The lines at work: wait for edges, publish at intervals, request again what was lost.
+
+use std::{future::poll_fn, time::Duration};
+
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use weir_plugin_api::{
+    collector::Collector,
+    plugin::{BoxFuture, InputContext, PluginError, StreamingInput},
+    position::Position,
+    ring::Closed,
+};
+
+use super::Mode;
+use crate::{
+    gpio::{Chip, Edge, InputLine, Inputs},
+    inputs::retry::Retry,
+};
+
+const MEASUREMENT: &str = "gpio";
+
+/// Why lines are not read any more.
+enum Over {
+    Stopped,
+    Lost(PluginError),
+    Closed(Closed),
+}
+
+impl From<Closed> for Over {
+    fn from(closed: Closed) -> Self {
+        Self::Closed(closed)
+    }
+}
+
+/// One line and what is known of it.
+pub(super) struct Line {
+    name: String,
+    offset_text: String,
+    mode: Mode,
+    pub(super) input: InputLine,
+    /// Edges since the start, those lost on the way included.
+    count: u64,
+    /// Number of the last edge since the line was requested.
+    last: u32,
+}
+
+impl Line {
+    pub(super) fn new(name: String, mode: Mode, input: InputLine) -> Self {
+        Self { name, offset_text: input.offset.to_string(), mode, input, count: 0, last: 0 }
+    }
+
+    /// Counts an edge and returns how many are missing before it.
+    fn advance(&mut self, sequence: u32) -> u64 {
+        let ahead = sequence.wrapping_sub(self.last);
+        self.last = sequence;
+        self.count += u64::from(ahead);
+        u64::from(ahead.saturating_sub(1))
+    }
+
+    fn publishes(&self) -> bool {
+        matches!(self.mode, Mode::Level | Mode::Counter)
+    }
+}
+
+/// The input.
+pub(super) struct Gpio {
+    chip: Box<dyn Chip>,
+    chip_name: String,
+    lines: Vec<Line>,
+    publish_every: Duration,
+    edges: Vec<Edge>,
+}
+
+impl Gpio {
+    pub(super) fn new(chip: Box<dyn Chip>, lines: Vec<Line>, publish_every: Duration) -> Self {
+        let chip_name = chip.path().trim_start_matches("/dev/").to_owned();
+        Self { chip, chip_name, lines, publish_every, edges: Vec::new() }
+    }
+
+    async fn serve(&mut self, context: &mut InputContext) -> Result<(), PluginError> {
+        let mut retry = Retry::default();
+        loop {
+            let requested: Vec<InputLine> = self.lines.iter().map(|line| line.input).collect();
+            let over = match self.chip.inputs(&requested) {
+                Err(error) => Over::Lost(error),
+                Ok(inputs) => {
+                    tracing::info!(input = %context.name, chip = self.chip.path(), lines = self.lines.len(), "lines requested");
+                    retry.recovered();
+                    self.read(inputs, context).await
+                }
+            };
+            let error = match over {
+                Over::Stopped => return Ok(()),
+                Over::Closed(closed) => return Err(closed.into()),
+                Over::Lost(error) => error,
+            };
+            if retry.tell() {
+                tracing::warn!(input = %context.name, reason = %error, "no GPIO lines, looking for them");
+            }
+            tokio::select! {
+                biased;
+                () = context.stop.requested() => return Ok(()),
+                () = tokio::time::sleep(retry.next_wait()) => {}
+            }
+        }
+    }
+
+    async fn read(&mut self, mut inputs: Box<dyn Inputs>, context: &mut InputContext) -> Over {
+        // A new request numbers its edges from 1.
+        self.lines.iter_mut().for_each(|line| line.last = 0);
+        let mut due = self.lines.iter().any(Line::publishes).then(|| interval(self.publish_every));
+        loop {
+            let outcome = tokio::select! {
+                biased;
+                () = context.stop.requested() => {
+                    let last = self.stop(inputs.as_mut(), &mut context.collector).await;
+                    return last.err().unwrap_or(Over::Stopped);
+                }
+                came = poll_fn(|cx| inputs.poll_edges(cx, &mut self.edges)) => match came {
+                    Ok(()) => self.take(inputs.now_ns(), &mut context.collector).await,
+                    Err(error) => Err(Over::Lost(error)),
+                },
+                () = tick(&mut due) => self.publish(inputs.as_mut(), &mut context.collector).await,
+            };
+            if let Err(over) = outcome {
+                return over;
+            }
+        }
+    }
+
+    /// Turns edges into counts and points. While the ring is full the kernel keeps what comes, and counts what it can't keep.
+    async fn take(&mut self, monotonic: i64, collector: &mut Collector) -> Result<(), Over> {
+        let steady = collector.clock().steady();
+        for edge in self.edges.drain(..) {
+            let Some(line) = self.lines.iter_mut().find(|line| line.input.offset == edge.offset) else { continue };
+            let lost = line.advance(edge.sequence);
+            if line.mode != Mode::Edge {
+                continue;
+            }
+            collector.counts().lost_link += lost;
+            // An edge can't be later than now; 0 would be taken for "now".
+            let at = steady.saturating_sub(monotonic.saturating_sub(edge.at_ns).max(0));
+            collector.set_read_at(if at == 0 { 1 } else { at });
+            point(collector, &self.chip_name, line, |point| {
+                point
+                    .field("level", edge.rising)
+                    .field("edge", if edge.rising { "rising" } else { "falling" })
+                    .field("seq", i64::from(edge.sequence))
+                    .field("count", line.count as i64);
+            });
+            if collector.is_full() {
+                collector.flush(Position::None).await?;
+            }
+        }
+        collector.set_read_at(steady);
+        collector.flush(Position::None).await?;
+        Ok(())
+    }
+
+    /// Publishes levels and counts.
+    async fn publish(&mut self, inputs: &mut dyn Inputs, collector: &mut Collector) -> Result<(), Over> {
+        collector.set_read_at(collector.clock().steady());
+        for line in &self.lines {
+            match line.mode {
+                Mode::Edge => {}
+                Mode::Level => {
+                    let level = inputs.level(line.input.offset).map_err(Over::Lost)?;
+                    point(collector, &self.chip_name, line, |point| {
+                        point.field("level", level);
+                    });
+                }
+                Mode::Counter => point(collector, &self.chip_name, line, |point| {
+                    point.field("count", line.count as i64);
+                }),
+            }
+        }
+        collector.flush(Position::None).await?;
+        Ok(())
+    }
+
+    /// What was counted since the last time must not be lost by a stop.
+    async fn stop(&mut self, inputs: &mut dyn Inputs, collector: &mut Collector) -> Result<(), Over> {
+        let came = poll_fn(|cx| std::task::Poll::Ready(inputs.poll_edges(cx, &mut self.edges).is_ready())).await;
+        if came {
+            self.take(inputs.now_ns(), collector).await?;
+        }
+        collector.set_read_at(collector.clock().steady());
+        for line in self.lines.iter().filter(|line| line.mode == Mode::Counter) {
+            point(collector, &self.chip_name, line, |point| {
+                point.field("count", line.count as i64);
+            });
+        }
+        collector.flush(Position::None).await?;
+        Ok(())
+    }
+}
+
+impl StreamingInput for Gpio {
+    fn run<'a>(&'a mut self, context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>> {
+        Box::pin(self.serve(context))
+    }
+}
+
+fn point(collector: &mut Collector, chip: &str, line: &Line, fields: impl FnOnce(&mut weir_plugin_api::collector::PointWriter<'_>)) {
+    let tags = [("chip", chip), ("line", line.offset_text.as_str()), ("name", line.name.as_str())];
+    let named = if line.name.is_empty() { &tags[..2] } else { &tags[..] };
+    fields(&mut collector.point(MEASUREMENT, named, None));
+}
+
+fn interval(every: Duration) -> Interval {
+    let mut interval = tokio::time::interval_at(Instant::now(), every);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// The next tick; never where nothing is published at intervals.
+async fn tick(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
