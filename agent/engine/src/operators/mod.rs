@@ -97,7 +97,7 @@ impl Operators {
     /// Applies one record; `table` already has every id it uses. What leaves goes to `results`, on which
     /// [`Results::start_record`] was called.
     pub fn apply(&mut self, stamp: Stamp, record: &Record<'_>, table: &SeriesTable, results: &mut Results) {
-        self.alerts.transitions = 0;
+        self.alerts.start_record();
         self.pass_time(stamp, table, results);
         match record {
             Record::Batch(batch) => self.batch(stamp, batch, table, results),
@@ -128,7 +128,7 @@ impl Operators {
 
     /// Alert transitions while the last record was applied.
     pub fn transitions(&self) -> u64 {
-        self.alerts.transitions
+        self.alerts.transitions()
     }
 
     /// Counters of the engine as a whole.
@@ -187,7 +187,7 @@ impl Operators {
         let restamp = self.spec.time.future_restamp;
         let (bytes_max, skew_max) = (self.spec.limits.held_bytes_max, self.spec.time.future_skew_max);
         let (stage, mut out) = self.split(stamp, results);
-        stage.counts.future_unchecked += u64::from(!set);
+        stage.counts.future_unchecked += u64::from(!set && !untimed);
         if !out.now.believes(time, skew_max) || !(-TIME_BOUND..=TIME_BOUND).contains(&time) {
             match out.now.wall {
                 Some(wall) if restamp && (-TIME_BOUND..=TIME_BOUND).contains(&wall) => point.time = wall,

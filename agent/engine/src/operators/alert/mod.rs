@@ -16,7 +16,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use weir_plugin_api::{Cell, Kind, Lane, Series, SeriesParts, Value};
 
-use self::state::{Axis, Memory, State, Transition, Verdict};
+use self::state::{Axis, Memory, Transition};
 use super::{
     Now, OperatorCounts, PointRef,
     expr::{Expr, Operand, Scope},
@@ -70,12 +70,16 @@ struct Alert {
     sources: Vec<u32>,
     groups: Vec<Group>,
     keys: HashMap<Arc<Series>, u32, FixedState>,
-    /// Field ids of the fields that `when` and `clear` read.
-    when_ids: Vec<u16>,
-    clear_ids: Vec<u16>,
-    /// Names of the table looked through for them.
-    names_seen: usize,
     counts: OperatorCounts,
+}
+
+/// Field ids of the fields that an alert's conditions read from raw points.
+#[derive(Clone, Debug)]
+struct FieldIds {
+    when: Vec<u16>,
+    clear: Vec<u16>,
+    /// Names of the table looked through for them.
+    seen: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -86,40 +90,60 @@ struct Names {
     historical: Arc<str>,
 }
 
+/// What the groups of all alerts add up to.
+#[derive(Clone, Debug)]
+struct Sums {
+    /// Groups that want each level.
+    level_counts: Vec<u32>,
+    levels: Vec<bool>,
+    transitions: u64,
+}
+
 /// All alerts.
 #[derive(Clone, Debug)]
 pub(super) struct Alerts {
     spec: Arc<EngineSpec>,
     alerts: Vec<Alert>,
+    fields: Vec<FieldIds>,
     names: Names,
-    /// Groups that want each level.
-    level_counts: Vec<u32>,
-    levels: Vec<bool>,
-    /// Transitions while the last record was applied.
-    pub transitions: u64,
+    sums: Sums,
 }
 
-/// Where and when an alert looks.
-struct Look {
+/// Where and when an alert looks, and whom it tells.
+struct Look<'a> {
     time: i64,
     axis: Axis,
     historical: bool,
+    /// The wall clock has been set.
+    clock: bool,
+    names: &'a Names,
+    results: &'a mut Results,
+    sums: &'a mut Sums,
 }
 
 impl Alerts {
     pub fn new(spec: Arc<EngineSpec>) -> Self {
         Self {
-            alerts: (0..spec.alerts.len()).map(|index| Alert::new(index, &spec)).collect(),
+            alerts: (0..spec.alerts.len()).map(Alert::new).collect(),
+            fields: spec.alerts.iter().map(FieldIds::new).collect(),
             names: Names { state: "state".into(), value: "value".into(), n: "n".into(), historical: "historical".into() },
-            level_counts: vec![0; spec.levels.len()],
-            levels: vec![false; spec.levels.len()],
-            transitions: 0,
+            sums: Sums { level_counts: vec![0; spec.levels.len()], levels: vec![false; spec.levels.len()], transitions: 0 },
             spec,
         }
     }
 
+    /// A record begins.
+    pub fn start_record(&mut self) {
+        self.sums.transitions = 0;
+    }
+
+    /// Transitions since the record began.
+    pub fn transitions(&self) -> u64 {
+        self.sums.transitions
+    }
+
     pub fn levels(&self) -> &[bool] {
-        &self.levels
+        &self.sums.levels
     }
 
     pub fn counts(&self) -> impl Iterator<Item = &OperatorCounts> {
@@ -139,21 +163,14 @@ impl Alerts {
         let historical = now.wall.is_some_and(|wall| point.time < wall.saturating_sub(HISTORICAL_AFTER));
         let source = table.series(point.series);
         let axis = if point.untimed { Axis::Clock } else { Axis::Event };
-        for at in 0..self.alerts.len() {
-            let spec = Arc::clone(&self.spec);
-            let alert_spec = &spec.alerts[at];
-            if alert_spec.window.is_some() {
-                continue;
-            }
-            let alert = &mut self.alerts[at];
-            alert.find_fields(alert_spec, table);
-            let Some(group) = alert.group(point.series as usize, source, &spec) else { continue };
-            let scope = |ids| RawScope { cells: point.cells, text: point.text, ids, source };
-            let (when, clear) = (scope(&alert.when_ids), scope(&alert.clear_ids));
-            let verdict = judge(alert_spec, &when, &clear);
-            let value = deciding(alert_spec, &verdict, &when, &clear);
-            let look = Look { time: point.time, axis, historical };
-            self.step(at, group, &look, verdict, value, results, now);
+        let Self { spec, alerts, fields, names, sums } = self;
+        let mut look = Look { time: point.time, axis, historical, clock: now.wall.is_some(), names, results, sums };
+        for ((alert, ids), alert_spec) in alerts.iter_mut().zip(fields).zip(&spec.alerts).filter(|(_, s)| s.window.is_none()) {
+            ids.find(alert_spec, table);
+            let Some(group) = alert.group(point.series as usize, source, spec) else { continue };
+            let clears = alert_spec.clear.is_some() && alert.is_firing(group);
+            let ids = if clears { &ids.clear } else { &ids.when };
+            alert.look(alert_spec, group, &RawScope { cells: point.cells, text: point.text, ids, source }, &mut look);
         }
     }
 
@@ -172,19 +189,13 @@ impl Alerts {
     pub fn result(&mut self, point: &ResultPoint<'_>, results: &mut Results, now: &Now) {
         let behind = HISTORICAL_AFTER.saturating_add(point.lag);
         let historical = now.wall.is_some_and(|wall| point.end < wall.saturating_sub(behind));
-        for at in 0..self.alerts.len() {
-            let spec = Arc::clone(&self.spec);
-            let alert_spec = &spec.alerts[at];
-            if alert_spec.window != Some(point.window) {
-                continue;
-            }
-            let Some(group) = self.alerts[at].group(point.group as usize, point.series, &spec) else { continue };
-            let scope = |expr| ResultScope { expr, point };
-            let (when, clear) = (scope(&alert_spec.when), scope(alert_spec.clear.as_ref().unwrap_or(&alert_spec.when)));
-            let verdict = judge(alert_spec, &when, &clear);
-            let value = deciding(alert_spec, &verdict, &when, &clear);
-            let look = Look { time: point.time, axis: Axis::Event, historical };
-            self.step(at, group, &look, verdict, value, results, now);
+        let Self { spec, alerts, names, sums, .. } = self;
+        let mut look = Look { time: point.time, axis: Axis::Event, historical, clock: now.wall.is_some(), names, results, sums };
+        for (alert, alert_spec) in alerts.iter_mut().zip(&spec.alerts).filter(|(_, s)| s.window == Some(point.window)) {
+            let Some(group) = alert.group(point.group as usize, point.series, spec) else { continue };
+            let clear = alert_spec.clear.as_ref().filter(|_| alert.is_firing(group));
+            let expr = clear.unwrap_or(&alert_spec.when);
+            alert.look(alert_spec, group, &ResultScope { expr, point }, &mut look);
         }
     }
 
@@ -201,47 +212,11 @@ impl Alerts {
             group.memory.axis = Axis::Stale;
         }
     }
+}
 
-    #[allow(clippy::too_many_arguments, reason = "one call site per source, all parts borrowed from different places")]
-    fn step(&mut self, at: usize, group: Option<u32>, look: &Look, verdict: Verdict, value: Option<f64>, results: &mut Results, now: &Now) {
-        let spec = &self.spec.alerts[at];
-        let alert = &mut self.alerts[at];
-        alert.counts.r#in += 1;
-        let Some(id) = group else {
-            alert.counts.overflow_groups += 1;
-            return;
-        };
-        let memory = &mut alert.groups[id as usize].memory;
-        let firing = matches!(memory.state, State::Firing { .. });
-        if (if firing { verdict.clear } else { verdict.when }).is_none() {
-            alert.counts.undefined += 1;
-            return;
-        }
-        if !memory.admit(look.time, look.axis) {
-            alert.counts.late += 1;
-            return;
-        }
-        alert.counts.applied += 1;
-        let transition = memory.step(look.time, verdict, spec.for_, spec.keep);
-        let level = match memory.state {
-            State::Firing { .. } => memory.level || !look.historical,
-            State::Ok | State::Pending { .. } => false,
-        };
-        let moved = level != memory.level;
-        memory.level = level;
-        if let Some(transition) = transition {
-            alert.counts.transitions += 1;
-            self.transitions += 1;
-            let group = &alert.groups[id as usize];
-            emit(&self.names, group, transition, look, value, results, now);
-        }
-        if moved {
-            self.move_levels(at, level);
-        }
-    }
-
-    fn move_levels(&mut self, alert: usize, on: bool) {
-        for level in &self.spec.alerts[alert].level_actions {
+impl Sums {
+    fn move_levels(&mut self, spec: &AlertSpec, on: bool) {
+        for level in &spec.level_actions {
             let Some(count) = self.level_counts.get_mut(*level) else { continue };
             *count = if on { *count + 1 } else { count.saturating_sub(1) };
             self.levels[*level] = *count > 0;
@@ -249,78 +224,110 @@ impl Alerts {
     }
 }
 
-fn judge(spec: &AlertSpec, when: &impl Scope, clear: &impl Scope) -> Verdict {
-    let holds = spec.when.holds(when);
-    let clears = match &spec.clear {
-        Some(expr) => expr.holds(clear),
-        None => holds.map(|h| !h),
-    };
-    Verdict { when: holds, clear: clears }
-}
-
-/// The number a transition reports: of the condition that holds.
-fn deciding(spec: &AlertSpec, verdict: &Verdict, when: &impl Scope, clear: &impl Scope) -> Option<f64> {
-    match (&spec.clear, verdict) {
-        (Some(expr), Verdict { when: Some(false) | None, clear: Some(true) }) => expr.deciding_number(clear),
-        (_, Verdict { when: Some(true), .. }) => spec.when.deciding_number(when),
-        (None, Verdict { clear: Some(true), .. }) => spec.when.deciding_number(when),
-        _ => None,
+impl Alert {
+    /// Looks at one point; `scope` answers for `clear` if the group fires and there is such, for `when` otherwise.
+    #[inline]
+    fn look(&mut self, spec: &AlertSpec, group: Option<u32>, scope: &impl Scope, look: &mut Look<'_>) {
+        self.counts.r#in += 1;
+        let Some(id) = group else {
+            self.counts.overflow_groups += 1;
+            return;
+        };
+        let group = &mut self.groups[id as usize];
+        let (expr, negated) = match (&spec.clear, group.memory.is_firing()) {
+            (Some(clear), true) => (clear, false),
+            (None, true) => (&spec.when, true),
+            (_, false) => (&spec.when, false),
+        };
+        let Some(holds) = expr.holds(scope).map(|holds| holds != negated) else {
+            self.counts.undefined += 1;
+            return;
+        };
+        if !group.memory.admit(look.time, look.axis) {
+            self.counts.late += 1;
+            return;
+        }
+        self.counts.applied += 1;
+        let transition = group.memory.step(look.time, holds, spec.for_, spec.keep);
+        let level = group.memory.is_firing() && (group.memory.level || !look.historical);
+        if level != group.memory.level {
+            group.memory.level = level;
+            look.sums.move_levels(spec, level);
+        }
+        if let Some(transition) = transition {
+            self.counts.transitions += 1;
+            look.sums.transitions += 1;
+            emit(group, transition, expr.deciding_number(scope), look);
+        }
     }
 }
 
-fn emit(names: &Names, group: &Group, transition: Transition, look: &Look, value: Option<f64>, results: &mut Results, now: &Now) {
-    // A time from a clock nobody has set says so.
-    let provisional = (now.wall.is_none() && look.axis == Axis::Clock).then(|| route::provisional(&group.series));
-    let series = provisional.as_ref().unwrap_or(&group.series);
+fn emit(group: &Group, transition: Transition, value: Option<f64>, look: &mut Look<'_>) {
     if group.route == 0 {
         return;
     }
-    results.point(Lane::Alerts, series, group.route);
+    // A time from a clock nobody has set says so.
+    let provisional = (!look.clock && look.axis == Axis::Clock).then(|| route::provisional(&group.series));
+    let series = provisional.as_ref().unwrap_or(&group.series);
+    let (names, time) = (look.names, look.time);
     let state = match transition {
         Transition::Firing => "firing",
         Transition::Resolved => "resolved",
     };
-    results.field(Lane::Alerts, &names.state, look.time, Value::Text(state));
+    look.results.point(Lane::Alerts, series, group.route);
+    let mut field = |name, value| look.results.field(Lane::Alerts, name, time, value);
+    field(&names.state, Value::Text(state));
     if let Some(value) = value {
-        results.field(Lane::Alerts, &names.value, look.time, Value::Float(value));
+        field(&names.value, Value::Float(value));
     }
-    results.field(Lane::Alerts, &names.n, look.time, Value::Int(i64::try_from(group.memory.n).unwrap_or(i64::MAX)));
-    results.field(Lane::Alerts, &names.historical, look.time, Value::Bool(look.historical));
+    field(&names.n, Value::Int(i64::try_from(group.memory.n).unwrap_or(i64::MAX)));
+    field(&names.historical, Value::Bool(look.historical));
 }
 
-impl Alert {
-    fn new(index: usize, spec: &EngineSpec) -> Self {
-        let fields = |expr: Option<&Expr>| vec![u16::MAX; expr.map_or(0, |e| e.fields().len())];
-        Self {
-            index,
-            sources: Vec::new(),
-            groups: Vec::new(),
-            keys: HashMap::with_hasher(FixedState::default()),
-            when_ids: fields(Some(&spec.alerts[index].when)),
-            clear_ids: fields(spec.alerts[index].clear.as_ref()),
-            names_seen: 0,
-            counts: OperatorCounts::default(),
-        }
+impl FieldIds {
+    fn new(spec: &AlertSpec) -> Self {
+        let unknown = |expr: &Expr| vec![u16::MAX; expr.fields().len()];
+        Self { when: unknown(&spec.when), clear: spec.clear.as_ref().map_or_else(Vec::new, unknown), seen: 0 }
     }
 
     /// Looks the names of fields up among those that came since.
-    fn find_fields(&mut self, spec: &AlertSpec, table: &SeriesTable) {
-        let names = table.fields();
-        if self.names_seen == names.len() {
-            return;
+    #[inline]
+    fn find(&mut self, spec: &AlertSpec, table: &SeriesTable) {
+        if self.seen != table.fields().len() {
+            self.find_new(spec, table.fields());
         }
-        for (id, name) in names.iter().enumerate().skip(self.names_seen).filter(|(_, n)| spec.filter.keeps_field(n)) {
+    }
+
+    #[cold]
+    fn find_new(&mut self, spec: &AlertSpec, names: &[Arc<str>]) {
+        for (id, name) in names.iter().enumerate().skip(self.seen).filter(|(_, n)| spec.filter.keeps_field(n)) {
             let note = |ids: &mut Vec<u16>, expr: &Expr| {
                 if let Some(at) = expr.fields().iter().position(|f| **f == **name) {
                     ids[at] = id as u16;
                 }
             };
-            note(&mut self.when_ids, &spec.when);
+            note(&mut self.when, &spec.when);
             if let Some(clear) = &spec.clear {
-                note(&mut self.clear_ids, clear);
+                note(&mut self.clear, clear);
             }
         }
-        self.names_seen = names.len();
+        self.seen = names.len();
+    }
+}
+
+impl Alert {
+    fn new(index: usize) -> Self {
+        Self {
+            index,
+            sources: Vec::new(),
+            groups: Vec::new(),
+            keys: HashMap::with_hasher(FixedState::default()),
+            counts: OperatorCounts::default(),
+        }
+    }
+
+    fn is_firing(&self, group: Option<u32>) -> bool {
+        group.is_some_and(|g| self.groups[g as usize].memory.is_firing())
     }
 
     /// `None`: not for this alert. `Some(None)`: its table of groups is full.

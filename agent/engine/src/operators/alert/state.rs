@@ -38,13 +38,6 @@ pub(crate) enum Transition {
     Resolved,
 }
 
-/// What the point says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
-    pub when: Option<bool>,
-    pub clear: Option<bool>,
-}
-
 /// The state of a group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
@@ -85,17 +78,18 @@ impl Memory {
         true
     }
 
-    /// Moves on; what leaves, if anything.
-    pub fn step(&mut self, time: i64, verdict: Verdict, hold: i64, keep: i64) -> Option<Transition> {
+    /// Whether it fires: `clear` is asked then, `when` otherwise.
+    pub fn is_firing(&self) -> bool {
+        matches!(self.state, State::Firing { .. })
+    }
+
+    /// Moves on, `holds` being the answer to what was asked; what leaves, if anything.
+    pub fn step(&mut self, time: i64, holds: bool, hold: i64, keep: i64) -> Option<Transition> {
         match self.state {
             State::Ok | State::Pending { .. } => {
-                match verdict.when {
-                    None => return None,
-                    Some(false) => {
-                        self.state = State::Ok;
-                        return None;
-                    }
-                    Some(true) => {}
+                if !holds {
+                    self.state = State::Ok;
+                    return None;
                 }
                 let since = if let State::Pending { since } = self.state { since } else { time };
                 if time.saturating_sub(since) < hold {
@@ -107,13 +101,9 @@ impl Memory {
                 Some(Transition::Firing)
             }
             State::Firing { clear_since } => {
-                match verdict.clear {
-                    None => return None,
-                    Some(false) => {
-                        self.state = State::Firing { clear_since: None };
-                        return None;
-                    }
-                    Some(true) => {}
+                if !holds {
+                    self.state = State::Firing { clear_since: None };
+                    return None;
                 }
                 let since = clear_since.unwrap_or(time);
                 if time.saturating_sub(since) < keep {
@@ -136,8 +126,10 @@ mod tests {
         let mut memory = Memory::default();
         let mut out = Vec::new();
         for (time, when, clear) in points {
+            let asked = if memory.is_firing() { clear } else { when };
+            let Some(holds) = *asked else { continue };
             if memory.admit(*time, Axis::Event)
-                && let Some(t) = memory.step(*time, Verdict { when: *when, clear: *clear }, hold, keep)
+                && let Some(t) = memory.step(*time, holds, hold, keep)
             {
                 out.push((*time, t));
             }
@@ -179,13 +171,12 @@ mod tests {
     #[test]
     fn a_duration_survives_the_setting_of_the_clock() {
         let mut memory = Memory::default();
-        let verdict = Verdict { when: YES, clear: NO };
         assert!(memory.admit(1_000, Axis::Clock));
-        assert_eq!(memory.step(1_000, verdict, 30, 0), None);
+        assert_eq!(memory.step(1_000, true, 30, 0), None);
         memory.shift(1_000_000);
         assert!(memory.admit(1_001_029, Axis::Clock));
-        assert_eq!(memory.step(1_001_029, verdict, 30, 0), None);
+        assert_eq!(memory.step(1_001_029, true, 30, 0), None);
         assert!(memory.admit(1_001_030, Axis::Clock));
-        assert_eq!(memory.step(1_001_030, verdict, 30, 0), Some(Transition::Firing));
+        assert_eq!(memory.step(1_001_030, true, 30, 0), Some(Transition::Firing));
     }
 }

@@ -220,7 +220,7 @@ impl WindowOperator {
         let end = self.grid.end(start);
         let window = &self.spec.windows[self.index];
         let time = if window.time_is_end { end } else { start };
-        let name = |s: &Staged| self.names[usize::from(s.field)].as_ref().map(|n| &n[usize::from(s.aggregate)]);
+        let name = |s: &Staged| self.names.get(usize::from(s.field))?.as_ref()?.get(usize::from(s.aggregate));
         if !staged.is_empty() && state.route != 0 {
             out.results.point(Lane::Results, &state.series, state.route);
             for s in &staged {
