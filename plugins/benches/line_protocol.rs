@@ -10,7 +10,7 @@ use weir_plugin_api::{
     chunk::ChunkBuilder,
     collector::Shape,
     options::{Diagnostics, Item, Node, Place, Section, Table},
-    plugin::{Decoder, Encoder},
+    plugin::Decoder,
     ring::{RingReceiver, ring},
     testing::FixedClock,
 };

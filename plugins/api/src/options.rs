@@ -683,6 +683,7 @@ mod tests {
         let diagnostics = Diagnostics::default();
         let section = Section::new("inputs.example", &table, Place::default(), &diagnostics);
         assert!(Example::read(&section).is_none());
+        assert_eq!(Example::specs().iter().map(|s| s.name).collect::<Vec<_>>(), ["url", "qos", "wait"]);
         section.finish(&["client_trace"]);
         let messages: Vec<_> = diagnostics.take().into_iter().map(|d| (d.message, d.help)).collect();
         assert_eq!(messages.len(), 4, "{messages:?}");
