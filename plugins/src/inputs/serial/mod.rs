@@ -20,6 +20,8 @@ use crate::codecs;
 mod framing;
 #[cfg(feature = "codec-frame")]
 mod link;
+#[cfg(test)]
+mod options_tests;
 mod port;
 mod run;
 #[cfg(test)]
@@ -125,11 +127,13 @@ fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
         }
         None => known.then(|| frames(&options)).flatten()?,
     };
-    let canonical = std::fs::canonicalize(&options.port).unwrap_or_else(|_| options.port.clone().into());
-    Some(BuiltInput {
-        claims: vec![format!("serial:{}", canonical.display())],
-        input: AnyInput::Streaming(Box::new(Serial::new(settings, reading))),
-    })
+    Some(BuiltInput { claims: vec![claim(&options.port)], input: AnyInput::Streaming(Box::new(Serial::new(settings, reading))) })
+}
+
+/// The port itself, whatever link it was named by.
+fn claim(port: &str) -> String {
+    let canonical = std::fs::canonicalize(port).unwrap_or_else(|_| port.into());
+    format!("serial:{}", canonical.display())
 }
 
 #[cfg(feature = "codec-frame")]
