@@ -197,6 +197,8 @@ impl Tail {
         let succeeds = resume.files.values().any(|f| Path::new(&f.path) == path);
         let start = match (self.offset, saved) {
             _ if self.started && !resume.files.contains_key(&id) => Start::Beginning,
+            // After an error the input runs again: what was sent then is not sent twice, wherever it began at first.
+            (_, Some(saved)) if self.started => Start::Saved(saved),
             (InitialOffset::SavedOrBeginning | InitialOffset::SavedOrEnd, Some(saved)) => Start::Saved(saved),
             (InitialOffset::SavedOrEnd, None) if succeeds => Start::Beginning,
             (InitialOffset::Beginning | InitialOffset::SavedOrBeginning, _) => Start::Beginning,
