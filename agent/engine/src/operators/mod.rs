@@ -5,14 +5,14 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | [`time`] | the wall clock's offset, progress and idleness of partitions |
-//! | [`held`] | points that wait for a clock |
-//! | [`stage`] | the way of one raw point |
-//! | [`window`] | tumbling and hopping windows |
+//! | `time` | the wall clock's offset, progress and idleness of partitions |
+//! | `held` | points that wait for a clock |
+//! | `stage` | the way of one raw point |
+//! | `window` | tumbling and hopping windows |
 //! | [`alert`] | conditions and their states |
 //! | [`expr`] | the language of conditions |
-//! | [`route`] | which outputs want what |
-//! | [`snapshot`] | the state as bytes, and back |
+//! | `route` | which outputs want what |
+//! | `snapshot` | the state as bytes, and back |
 //! | [`reference`] | the same windows computed naively, to compare with |
 
 pub mod alert;

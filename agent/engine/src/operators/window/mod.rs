@@ -2,11 +2,11 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | [`aggregate`], [`sketch`] | accumulators of one field |
-//! | [`pane`], [`group`] | accumulators of one group over `every`; a group's fields, panes and watermark |
-//! | [`progress`] | when something is due, without looking at every group for every point |
-//! | [`emit`] | closing, early emission, revisions, the end |
-//! | [`state`] | what a snapshot keeps of it |
+//! | `aggregate`, `sketch` | accumulators of one field |
+//! | `pane`, `group` | accumulators of one group over `every`; a group's fields, panes and watermark |
+//! | `progress` | when something is due, without looking at every group for every point |
+//! | `emit` | closing, early emission, revisions, the end |
+//! | `state` | what a snapshot keeps of it |
 //!
 //! How the rules are read where they leave room:
 //! - A point is *taken* when the window takes at least one of its fields. A field of text or booleans is taken only if count, first or
