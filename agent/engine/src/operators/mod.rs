@@ -13,7 +13,7 @@
 //! | [`expr`] | the language of conditions |
 //! | `route` | which outputs want what |
 //! | `snapshot` | the state as bytes, and back |
-//! | [`reference`] | the same windows computed naively, to compare with |
+//! | [`mod@reference`] | the same windows computed naively, to compare with |
 
 pub mod alert;
 mod counts;
