@@ -2,11 +2,9 @@
 
 use std::{
     fs,
-    io::{Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use super::{eventually, free_port};
@@ -109,14 +107,11 @@ pub fn influx_query(port: u16, database: &str, query: &str) -> Option<Vec<Vec<se
 
 /// A GET: status and body.
 pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n").ok()?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).ok()?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    let url = format!("http://127.0.0.1:{port}{path}");
+    let output = Command::new("curl").args(["-s", "--max-time", "20", "-w", "\n%{http_code}", &url]).output().expect("curl runs");
+    let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (body, code) = answer.rsplit_once('\n')?;
+    Some((code.parse().ok()?, body.to_owned()))
 }
 
 /// QuestDB, a store that takes InfluxDB 2 writes.

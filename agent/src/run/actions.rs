@@ -53,23 +53,30 @@ impl EdgeTask {
                 () = end.requested() => return,
                 offered = self.offers.recv() => offered,
             };
-            let Some(Offered { chunk, from, .. }) = offered else { return };
+            let Some(Offered { chunk, from, age, .. }) = offered else { return };
+            let left_engine_at = self.clock.steady() - age;
             let bit = 1u64 << self.index;
             for index in from..chunk.len() {
                 if chunk.route(index) & bit == 0 {
                     continue;
                 }
                 let notification = Notification::from_point(chunk.point(index));
-                let Some(counts) = self.fire(&notification, &mut backoff, &end).await else { return };
+                let Some(counts) = self.fire(&notification, left_engine_at, &mut backoff, &end).await else { return };
                 self.report(chunk.identity(index), counts);
             }
         }
     }
 
     /// Tries until it is done, refused or expired; `None` when the agent ends first.
-    async fn fire(&mut self, notification: &Notification, backoff: &mut Backoff, end: &Stop) -> Option<DeliveryCounts> {
+    async fn fire(
+        &mut self,
+        notification: &Notification,
+        left_engine_at: i64,
+        backoff: &mut Backoff,
+        end: &Stop,
+    ) -> Option<DeliveryCounts> {
         loop {
-            if self.expires_after > 0 && self.clock.wall() - notification.time > self.expires_after {
+            if self.expires_after > 0 && self.clock.steady() - left_engine_at > self.expires_after {
                 tracing::warn!(action = %self.name, key = notification.idempotency_key, "notification expired");
                 return Some(DeliveryCounts { expired_stale: 1, ..DeliveryCounts::default() });
             }

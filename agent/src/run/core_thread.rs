@@ -168,9 +168,9 @@ impl CoreThread {
                 Effect::ReadOutbox { output, lane, place } => self.to_disk(DiskCommand::ReadOutbox { output, lane, place }),
                 Effect::Acknowledge { input, number } => self.rings[usize::from(input)].acknowledge(number),
                 Effect::Recycle { input, batch } => self.rings[usize::from(input)].recycle(batch),
-                Effect::Offer { output, lane, chunk, from } => {
+                Effect::Offer { output, lane, chunk, from, age } => {
                     // A task that has ended wants nothing more.
-                    let _ = self.outputs[usize::from(output)].send(Offered { lane, chunk, from });
+                    let _ = self.outputs[usize::from(output)].send(Offered { lane, chunk, from, age });
                 }
                 Effect::Level { action, on } => {
                     self.levels[usize::from(action)].send_replace(Some(on));

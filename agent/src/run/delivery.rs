@@ -33,6 +33,8 @@ pub struct Offered {
     pub chunk: Arc<Chunk>,
     /// First point that is new.
     pub from: usize,
+    /// How long ago its points left the engine, nanoseconds.
+    pub age: i64,
 }
 
 /// What others may know of an output's task.

@@ -16,7 +16,7 @@ use crate::{
 impl Core {
     /// Answers every want that can be answered.
     pub(super) fn offer(&mut self, effects: &mut Vec<Effect>) {
-        let durable = self.commit.durable;
+        let (durable, now) = (self.commit.durable, self.last_observed);
         for lane in Lane::ALL {
             let queue = &mut self.waiting.lanes[lane as usize];
             for index in 0..queue.cursors.len() {
@@ -27,9 +27,9 @@ impl Core {
                 let output = index as u16;
                 match queue.next(index, durable) {
                     Next::Nothing => {}
-                    Next::Chunk(chunk, from) => {
+                    Next::Chunk(chunk, from, sealed) => {
                         queue.offered(index, &chunk, from);
-                        effects.push(Effect::Offer { output, lane, chunk, from });
+                        effects.push(Effect::Offer { output, lane, chunk, from, age: now - sealed });
                     }
                     Next::Block(place) => {
                         queue.cursors[index].reading = true;
@@ -64,7 +64,8 @@ impl Core {
                 }
                 let chunk: Arc<Chunk> = Arc::new(chunk);
                 queue.offered(index, &chunk, from);
-                effects.push(Effect::Offer { output, lane, chunk, from });
+                let age = self.last_observed - stored.observed;
+                effects.push(Effect::Offer { output, lane, chunk, from, age });
             }
             None => {
                 self.damage.outbox_blocks += 1;

@@ -220,6 +220,8 @@ pub enum Effect {
         chunk: Arc<Chunk>,
         /// First point that is after the output's cursor.
         from: usize,
+        /// How long ago the points left the engine, nanoseconds on the observed axis.
+        age: i64,
     },
     /// Read a block of the outbox; answer with [`Event::OutboxRead`].
     ReadOutbox {

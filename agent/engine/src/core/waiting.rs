@@ -72,8 +72,8 @@ pub struct LaneQueue {
 pub enum Next {
     /// Nothing it wants is there yet.
     Nothing,
-    /// A chunk in memory, from this point on.
-    Chunk(Arc<Chunk>, usize),
+    /// A chunk in memory, from this point on, and when it was sealed.
+    Chunk(Arc<Chunk>, usize, i64),
     /// A block of the outbox.
     Block(OutboxPlace),
 }
@@ -108,7 +108,7 @@ impl LaneQueue {
         }
         let chunk = self.held.iter().find(|h| h.last > sent && h.counts[index] > 0);
         match chunk {
-            Some(held) if held.last.record <= durable => Next::Chunk(Arc::clone(&held.chunk), held.chunk.after(sent)),
+            Some(held) if held.last.record <= durable => Next::Chunk(Arc::clone(&held.chunk), held.chunk.after(sent), held.observed),
             _ => Next::Nothing,
         }
     }
