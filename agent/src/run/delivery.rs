@@ -274,7 +274,7 @@ impl Delivery {
             let points = next_batch(state, self.size_max, jitter);
             state.unfinished.push_back(points);
         }
-        let Some(points) = state.unfinished.pop_front() else { return None };
+        let points = state.unfinished.pop_front()?;
         let outcome = self.output.write(lane, &points).await;
         if !matches!(outcome, Outcome::Retry { .. } | Outcome::Hold { .. }) {
             self.recovered();
