@@ -179,6 +179,9 @@ async fn generation(
         Ending::Stop | Ending::Reload(_) => running.stop().await,
     };
     servers_end.request();
+    for residue in ended.ledger.iter().flat_map(weir_engine::core::Ledger::residues) {
+        tracing::error!(%residue, "the ledger does not balance");
+    }
     if ended.undelivered > 0 {
         tracing::warn!(points = ended.undelivered, "not delivered yet, kept in the store");
     }

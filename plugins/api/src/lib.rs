@@ -8,7 +8,7 @@
 //! | [`batch`], [`ring`], [`collector`] | what an input fills and how it reaches the core without a lock |
 //! | [`chunk`] | what leaves the engine: results and passed points, as every output sees them |
 //! | [`position`] | where a batch came from, and what an input is told after a crash |
-//! | [`options`], [`filter`], [`units`] | configuration as a plugin reads it, Telegraf's filters, durations and sizes |
+//! | [`mod@options`], [`filter`], [`units`] | configuration as a plugin reads it, Telegraf's filters, durations and sizes |
 //! | [`plugin`] | the traits and the registry's entries |
 //! | [`time`] | the three axes of time |
 

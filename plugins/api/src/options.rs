@@ -597,7 +597,7 @@ pub fn key(field: &'static str) -> &'static str {
 
 /// Declares a plugin's options: a struct, how it is read and what documents it.
 ///
-/// Each field has a doc comment, a type that is [`FromNode`](crate::options::FromNode), and either `= default` or nothing (required;
+/// Each field has a doc comment, a type that is [`FromNode`], and either `= default` or nothing (required;
 /// an `Option` without default is simply absent).
 ///
 /// ```

@@ -3,6 +3,7 @@
 use weir_plugin_api::plugin::Notification;
 
 /// Its time as RFC 3339 in UTC.
+#[cfg(feature = "action-exec")]
 pub(crate) fn time(notification: &Notification) -> String {
     jiff::Timestamp::from_nanosecond(notification.time.into()).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
 }
