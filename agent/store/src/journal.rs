@@ -118,7 +118,7 @@ impl Journal {
     fn choose<F: Files>(&mut self, files: &mut F, found: Vec<Found>, upto: u64) -> Result<(Vec<RecoveredBlock>, Vec<Damage>), StoreError> {
         let known_durable = found.iter().filter(|f| f.payload.is_some()).map(|f| f.header.third).max().unwrap_or(0);
         let (mut blocks, mut damage, mut next) = (Vec::new(), Vec::new(), upto + 1);
-        let mut forget = Vec::new();
+        let (mut forget, mut kept) = (Vec::new(), Vec::new());
         for found in found {
             let (first, records) = (found.header.first, found.header.second);
             let last = (first + records).saturating_sub(1);
@@ -141,6 +141,7 @@ impl Journal {
                 Some(bytes) if first <= next => {
                     next = last + 1;
                     blocks.push(RecoveredBlock { meta, bytes });
+                    kept.push(found.file);
                 }
                 None if known_durable >= last && first <= next => {
                     damage.push(Damage::block(place, meta));
@@ -156,6 +157,12 @@ impl Journal {
             let name = self.files[file].name.clone();
             files.write_at(&name, at as u64, &[0; PAGE])?;
             files.sync(&name)?;
+        }
+        // A killed process may have left blocks that only the page cache has. From here on they count as durable, sources are told so, and
+        // a power cut must not take them back.
+        kept.dedup();
+        for file in kept {
+            files.sync(&self.files[file].name)?;
         }
         self.durable = next - 1;
         Ok((blocks, damage))
