@@ -1,0 +1,207 @@
+//! The disk thread of the simulation: performs disk effects late, in order, as the real one does, on files that die in the middle.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    path::PathBuf,
+    rc::Rc,
+};
+
+use weir_engine::core::{self, Effect, Event};
+use weir_plugin_api::Identity;
+use weir_store::{Files, Operation, Store, StoreError, memory::MemoryFiles};
+
+/// Files in memory that end, with the process, after a number of operations.
+#[derive(Clone, Debug)]
+pub struct MortalFiles {
+    /// What is on the disk.
+    pub files: Rc<RefCell<MemoryFiles>>,
+    /// Operations left; `None`: unlimited.
+    pub left: Rc<Cell<Option<u32>>>,
+}
+
+impl MortalFiles {
+    /// Lives for now.
+    pub fn new(files: MemoryFiles) -> Self {
+        Self { files: Rc::new(RefCell::new(files)), left: Rc::default() }
+    }
+
+    /// Whether the process has died.
+    pub fn is_dead(&self) -> bool {
+        self.left.get() == Some(0)
+    }
+
+    fn alive(&self, operation: Operation, name: &str) -> Result<(), StoreError> {
+        match self.left.get() {
+            Some(0) => Err(StoreError::Io { operation, path: PathBuf::from(name), source: io::ErrorKind::Interrupted.into() }),
+            Some(left) => {
+                self.left.set(Some(left - 1));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Files for MortalFiles {
+    fn list(&self) -> Result<Vec<String>, StoreError> {
+        self.files.borrow().list()
+    }
+
+    fn read(&mut self, name: &str) -> Result<Vec<u8>, StoreError> {
+        self.files.borrow_mut().read(name)
+    }
+
+    fn read_at(&mut self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>, StoreError> {
+        self.files.borrow_mut().read_at(name, offset, length)
+    }
+
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        self.alive(Operation::Write, name)?;
+        self.files.borrow_mut().write_at(name, offset, bytes)
+    }
+
+    fn sync(&mut self, name: &str) -> Result<(), StoreError> {
+        self.alive(Operation::Sync, name)?;
+        self.files.borrow_mut().sync(name)
+    }
+
+    fn sync_names(&mut self) -> Result<(), StoreError> {
+        self.alive(Operation::Sync, "")?;
+        self.files.borrow_mut().sync_names()
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> Result<(), StoreError> {
+        self.alive(Operation::Rename, from)?;
+        self.files.borrow_mut().rename(from, to)
+    }
+
+    fn remove(&mut self, name: &str) -> Result<(), StoreError> {
+        self.alive(Operation::Write, name)?;
+        self.files.borrow_mut().remove(name)
+    }
+
+    fn truncate(&mut self, name: &str, length: u64) -> Result<(), StoreError> {
+        self.alive(Operation::Write, name)?;
+        self.files.borrow_mut().truncate(name, length)
+    }
+}
+
+/// What the disk has to do still.
+#[derive(Default)]
+pub struct Disk {
+    /// Effects to perform.
+    pub queue: VecDeque<Effect>,
+    /// Last block written.
+    written: u64,
+    /// A sync is owed.
+    unsynced: bool,
+    /// Blocks that found the journal full.
+    full: VecDeque<Effect>,
+}
+
+impl Disk {
+    /// Whether nothing is left to do.
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty() && !self.unsynced
+    }
+
+    /// Performs one effect, or the sync that is owed.
+    pub fn perform(&mut self, store: &mut Store<MortalFiles>, group: bool, inbox: &mut VecDeque<Event>) {
+        let grouped = group && matches!(self.queue.front(), Some(Effect::Append { .. }));
+        if self.unsynced && !grouped {
+            self.unsynced = false;
+            inbox.push_back(match store.sync() {
+                Ok(()) => Event::Durable { block: self.written, synced: true },
+                Err(error) => Event::StorageFailed { reason: error.to_string() },
+            });
+            return;
+        }
+        match self.queue.pop_front() {
+            Some(effect @ Effect::Append { .. }) if !self.full.is_empty() => self.full.push_back(effect),
+            Some(effect @ Effect::Append { .. }) => self.append(store, effect, inbox),
+            Some(Effect::Sync) => self.unsynced = true,
+            Some(Effect::Checkpoint { number, outbox, state, upto_record, outbox_free_below }) => {
+                let blocks: Vec<_> = outbox.iter().map(store_block).collect();
+                match store.checkpoint(number, upto_record, &blocks, &state, outbox_free_below) {
+                    Ok(places) => {
+                        let outbox =
+                            places.iter().map(|p| core::OutboxPlace { segment: p.segment, offset: p.offset, bytes: p.bytes }).collect();
+                        inbox.push_back(Event::CheckpointDone { number, outbox, journal_used: store.journal_used() });
+                        self.go_on(store, upto_record, inbox);
+                    }
+                    Err(error) => {
+                        inbox.push_back(Event::CheckpointFailed { number, no_space: error.is_no_space(), reason: error.to_string() });
+                    }
+                }
+            }
+            Some(Effect::ReadOutbox { output, lane, place }) => {
+                let at = weir_store::OutboxPlace { segment: place.segment, offset: place.offset, bytes: place.bytes };
+                let bytes = store.read_outbox(lane as u8, at).ok().flatten();
+                inbox.push_back(Event::OutboxRead { output, lane, place, bytes });
+            }
+            _ => {}
+        }
+    }
+
+    /// Blocks that waited for room.
+    fn go_on(&mut self, store: &mut Store<MortalFiles>, upto: u64, inbox: &mut VecDeque<Event>) {
+        for effect in std::mem::take(&mut self.full) {
+            let Effect::Append { block, ref meta, .. } = effect else { continue };
+            if meta.first_record + u64::from(meta.records) <= upto + 1 {
+                self.written = block;
+                inbox.push_back(Event::Durable { block, synced: true });
+            } else if self.full.is_empty() {
+                self.append(store, effect, inbox);
+            } else {
+                self.full.push_back(effect);
+            }
+        }
+    }
+
+    fn append(&mut self, store: &mut Store<MortalFiles>, effect: Effect, inbox: &mut VecDeque<Event>) {
+        let Effect::Append { block, ref bytes, ref meta, sync } = effect else { return };
+        let header = weir_store::BlockMeta {
+            first_record: meta.first_record,
+            records: meta.records,
+            points: meta.points,
+            times: meta.times,
+            inputs: meta.inputs,
+        };
+        match store.append(&header, bytes) {
+            Ok(()) => {
+                self.written = block;
+                self.unsynced |= sync;
+                if !sync {
+                    inbox.push_back(Event::Durable { block, synced: false });
+                }
+            }
+            Err(StoreError::JournalFull { .. }) => self.full.push_back(effect),
+            Err(error) => inbox.push_back(Event::StorageFailed { reason: error.to_string() }),
+        }
+    }
+}
+
+/// The engine's view of what was recovered.
+pub fn core_meta(meta: &weir_store::BlockMeta) -> core::BlockMeta {
+    core::BlockMeta { first_record: meta.first_record, records: meta.records, points: meta.points, times: meta.times, inputs: meta.inputs }
+}
+
+/// The engine's view of a block found in the outbox.
+pub fn core_found(found: &weir_store::FoundBlock) -> core::FoundBlock {
+    let place = core::OutboxPlace { segment: found.place.segment, offset: found.place.offset, bytes: found.place.bytes };
+    core::FoundBlock { lane: found.lane, place, first: Identity { record: found.first.record, ordinal: found.first.ordinal } }
+}
+
+fn store_block(block: &core::OutboxBlock) -> weir_store::OutboxBlock {
+    let identity = |i: Identity| weir_store::Identity { record: i.record, ordinal: i.ordinal };
+    weir_store::OutboxBlock {
+        lane: block.lane,
+        first: identity(block.first),
+        last: identity(block.last),
+        points: block.points,
+        times: block.times,
+        bytes: block.bytes.clone(),
+    }
+}

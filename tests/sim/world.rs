@@ -1,0 +1,167 @@
+//! What is simulated: a configuration with every kind of operator and output, and readings made from a seed, so that a source can send
+//! the same batch again.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use weir_engine::{
+    operators::expr::Expr,
+    spec::{Aggregate, AlertSpec, Durability, EngineSpec, InputSpec, LevelSpec, OutputSpec, WindowSpec},
+};
+use weir_plugin_api::{
+    Batch, Cell, InputCounts, Position, Series, Value,
+    filter::{Filter, FilterOptions},
+    position::{FilePosition, MessageId},
+};
+
+/// Inputs; the last one can't send anything again.
+pub const INPUTS: usize = 4;
+/// Wall time at the beginning: readings lie before it.
+pub const EPOCH: i64 = 1_700_000_000_000_000_000;
+const MS: i64 = 1_000_000;
+const SERIES: u64 = 3;
+
+/// splitmix64.
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    /// Once in so many times.
+    pub fn once_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+}
+
+fn only(pattern: &str) -> Filter {
+    Filter::new(&FilterOptions {
+        namepass: vec![pattern.into()],
+        namedrop: Vec::new(),
+        fieldinclude: Vec::new(),
+        fieldexclude: Vec::new(),
+        tagpass: BTreeMap::new(),
+        tagdrop: BTreeMap::new(),
+        taginclude: Vec::new(),
+        tagexclude: Vec::new(),
+    })
+}
+
+fn window(name: &str, every: i64, period: i64, filter: Filter) -> WindowSpec {
+    WindowSpec {
+        name: name.into(),
+        every,
+        period,
+        align: 0,
+        by: None,
+        fields: Vec::new(),
+        filter,
+        aggregates: vec![Aggregate::Count, Aggregate::Sum, Aggregate::Last, Aggregate::Percentile(950)],
+        lateness: 100 * MS,
+        allowed_lateness: 0,
+        reemit_every: 1000 * MS,
+        drop_original: true,
+        name_override: Some(name.into()),
+        result_fields: false,
+        time_is_end: false,
+    }
+}
+
+/// The configuration: `m0` is aggregated, `m1` raises alerts and is passed on, the rest is passed on.
+pub fn spec(durability: Durability) -> EngineSpec {
+    let output = |name: &str| OutputSpec { name: name.into(), alerts: true, results: true, ..OutputSpec::default() };
+    let mut spec = EngineSpec {
+        inputs: (0..INPUTS).map(|i| InputSpec { name: format!("input{i}"), window_messages: if i == 1 { 8 } else { 0 } }).collect(),
+        outputs: vec![
+            output("all"),
+            OutputSpec { filter: only("m1"), ..output("some") },
+            OutputSpec { results: false, alerts: false, late: true, ..output("late") },
+            OutputSpec { edge: true, results: false, ..output("webhook") },
+        ],
+        levels: vec![LevelSpec { name: "siren".into(), at_once: false }],
+        windows: vec![window("w1", 1000 * MS, 1000 * MS, only("m0")), window("w2", 500 * MS, 2000 * MS, only("m0"))],
+        alerts: vec![AlertSpec {
+            name: "hot".into(),
+            when: Expr::parse("a > 80").expect("a condition"),
+            clear: Some(Expr::parse("a < 50").expect("a condition")),
+            for_: 0,
+            keep: 200 * MS,
+            by: None,
+            window: None,
+            filter: only("m1"),
+            severity: "warning".into(),
+            edge_actions: 1 << 3,
+            level_actions: vec![0],
+        }],
+        ..EngineSpec::default()
+    };
+    spec.time.idle_after = 3_600_000 * MS;
+    spec.time.group_ttl = 3_600_000 * MS;
+    spec.storage.durability = durability;
+    spec.storage.sync_interval = 50 * MS;
+    spec.storage.commit_interval = 20 * MS;
+    spec
+}
+
+/// Batch `index` of an input: the same for the same seed. Ids of names are those of [`names`].
+pub fn batch(seed: u64, input: usize, index: usize) -> Batch {
+    let mut random = Random(seed ^ (input as u64) << 40 ^ (index as u64) << 8);
+    let mut batch = Batch { position: position(seed, input, index), ..Batch::default() };
+    let mut points = 1 + random.below(6);
+    if random.once_in(12) {
+        points += random.below(120);
+    }
+    for point in 0..points {
+        let late = if random.once_in(25) { 3000 * MS } else { 0 };
+        let time = EPOCH - 3_000_000 * MS + index as i64 * 150 * MS + point as i64 * MS + random.below(100) as i64 * MS - late;
+        let series = random.below(SERIES) as u32;
+        let mut flags = Cell::START;
+        let mut field = |id: u16, value: Value<'_>, batch: &mut Batch| {
+            let (kind, value) = Cell::encode_value(value, &mut batch.text);
+            batch.cells.push(Cell { series, field: id, kind: kind as u8, flags, time, value });
+            flags = 0;
+        };
+        field(0, Value::Float(random.below(1000) as f64 / 10.0), &mut batch);
+        if random.once_in(3) {
+            field(1, Value::Int(random.below(1000) as i64 - 500), &mut batch);
+        }
+        if series == 2 {
+            field(2, Value::Text(&format!("état {index}.{point}")), &mut batch);
+        }
+        batch.points += 1;
+    }
+    let refused = random.below(2);
+    batch.counts = InputCounts { read: points + refused, refused_parse: refused, ..InputCounts::default() };
+    batch
+}
+
+/// Series, partitions and fields an input announces with its first batch of a run.
+pub fn names(input: usize, batch: &mut Batch) {
+    for series in 0..SERIES {
+        let host = format!("h{input}");
+        batch.new_series.push(Arc::new(Series::from_parts(&format!("m{series}"), &[("host", &host)])));
+        batch.new_partitions.push("".into());
+    }
+    batch.new_fields = ["a", "b", "t"].map(Arc::from).to_vec();
+}
+
+fn position(seed: u64, input: usize, index: usize) -> Position {
+    let index = index as u64;
+    match input {
+        0 => Position::Files(vec![FilePosition { path: "/f".into(), file: (1, seed), offset: index + 1, head: 7 }]),
+        1 => Position::Messages { session: 1, ids: vec![MessageId { id: (index % 500) as u16 + 1, hash: index as u32 }] },
+        2 => Position::Sequence { nonce: seed, sequence: index + 1 },
+        _ => Position::None,
+    }
+}
