@@ -5,5 +5,6 @@ mod case_folders;
 mod config_cases;
 mod configs;
 mod crash;
+mod docs;
 mod operation;
 mod support;
