@@ -188,6 +188,7 @@ fn input(
     }
     let shape = Shape {
         input: name.clone(),
+        plugin: entry.name.to_owned(),
         name_override: common.name_override.filter(|name| !name.is_empty()),
         name_prefix: common.name_prefix,
         name_suffix: common.name_suffix,

@@ -25,6 +25,8 @@ use crate::{
 pub struct Shape {
     /// Name of the input in logs and counters: its alias, or plugin name.
     pub input: String,
+    /// Name of the plugin: the measurement of points that have none, as in Telegraf.
+    pub plugin: String,
     /// Replaces the measurement.
     pub name_override: Option<String>,
     /// Precedes the measurement.
@@ -45,6 +47,7 @@ impl Default for Shape {
     fn default() -> Self {
         Self {
             input: "test".into(),
+            plugin: "test".into(),
             name_override: None,
             name_prefix: String::new(),
             name_suffix: String::new(),
@@ -284,7 +287,7 @@ impl Collector {
         self.interner.contexts.get(self.context.0 as usize).and_then(|c| c.measurement.as_deref())
     }
 
-    /// Name of the input: the measurement of last resort.
+    /// Name of the input in logs.
     pub fn input_name(&self) -> &str {
         &self.interner.shape.input
     }
@@ -324,7 +327,7 @@ impl Collector {
         let shape = &interner.shape;
         if parts.measurement.is_empty() {
             // The payload names none: the input's name, as in Telegraf.
-            shape.input.clone_into(&mut parts.measurement);
+            shape.plugin.clone_into(&mut parts.measurement);
         }
         let series = if !shape.filter.selects(&parts.measurement, parts.tags.iter().map(|(k, v)| (k.as_str(), v.as_str()))) {
             SeriesId::Filtered
