@@ -25,6 +25,7 @@ fn options(seed: u64) -> Options {
         durability: if crash { Durability::Crash } else { Durability::Power },
         power_cuts: !crash,
         lying_sync: false,
+        bounded: seed % 4 == 3,
         batches: if seed % 7 == 6 { 150 } else { 40 },
     }
 }

@@ -32,6 +32,8 @@ pub struct Options {
     pub power_cuts: bool,
     /// Syncs are not done: a planted bug.
     pub lying_sync: bool,
+    /// Outputs are away for long and little may wait for them: what is given up must be counted.
+    pub bounded: bool,
     /// Batches of each input.
     pub batches: usize,
 }
@@ -108,6 +110,10 @@ pub fn live(options: Options) -> Result<Seen, String> {
     let mut random = Random(options.seed);
     spec.storage.journal_bytes_max = [128 << 10, 256 << 10, 4 << 20][random.below(3) as usize];
     spec.limits.results_waiting_bytes_max = [2 << 10, 8 << 10, 1 << 20][random.below(3) as usize];
+    if options.bounded {
+        spec.storage.outbox_bytes_max = 4 << 10;
+        spec.outputs[1].waiting_points_max = 100;
+    }
     let mut simulator = Simulator::new(options, random, spec)?;
     while !simulator.is_at_rest() {
         if simulator.seen.steps > STEPS_MAX {
@@ -287,7 +293,8 @@ impl Simulator {
         let output = self.random.below(self.outputs.len() as u64) as usize;
         let lane = Lane::ALL[self.random.below(2) as usize];
         // An output may be away for a while.
-        if (self.elapsed / 500_000_000 + output as i64) % 4 == 0 && self.finished_at.is_none() {
+        let away = if self.options.bounded { 3 } else { 1 };
+        if (self.elapsed / 500_000_000 + output as i64) % 4 < away && self.finished_at.is_none() {
             return Ok(());
         }
         let task = &mut self.outputs[output][lane as usize];
@@ -418,16 +425,22 @@ impl Simulator {
     /// Everything arrived that arrives without crashes, and nothing else.
     fn compare(&self) -> Result<(), String> {
         let expected = undisturbed(&self.options, &self.accepted);
-        for (output, expected) in expected.into_iter().enumerate() {
-            let mut arrived: Vec<&String> = self.arrived[output].values().collect();
-            arrived.sort_unstable();
-            let mut expected: Vec<&String> = expected.iter().collect();
-            expected.sort_unstable();
-            if arrived != expected {
-                let missing: Vec<_> = expected.iter().filter(|e| !arrived.contains(e)).take(4).collect();
-                let surplus: Vec<_> = arrived.iter().filter(|a| !expected.contains(a)).take(4).collect();
-                let (have, want) = (arrived.len(), expected.len());
-                return Err(format!("output {output}: {have} arrived, not {want}; missing {missing:#?}, surplus {surplus:#?}"));
+        for ((output, expected), line) in expected.into_iter().enumerate().zip(self.core.ledger().outputs) {
+            let (have, want) = (self.arrived[output].len() as u64, expected.len() as u64);
+            let (mut missing, mut surplus) = (BTreeMap::<&str, i64>::new(), Vec::new());
+            expected.iter().for_each(|e| *missing.entry(e).or_default() += 1);
+            for arrived in self.arrived[output].values() {
+                match missing.get_mut(arrived.as_str()) {
+                    Some(left) if *left > 0 => *left -= 1,
+                    _ => surplus.push(arrived),
+                }
+            }
+            missing.retain(|_, left| *left > 0);
+            let expired = line.expired_bytes + line.expired_age + line.expired_disk;
+            if !surplus.is_empty() || want.saturating_sub(have) > expired || line.routed != want || (!self.options.bounded && expired > 0) {
+                let missing: Vec<_> = missing.keys().take(4).collect();
+                surplus.truncate(4);
+                return Err(format!("output {output}: {have} arrived, not {want}; missing {missing:#?}, surplus {surplus:#?}, {line:#?}"));
             }
         }
         Ok(())

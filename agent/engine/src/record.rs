@@ -71,6 +71,19 @@ pub enum Record<'a> {
         /// The output's token.
         token: u64,
     },
+    /// Points an output had not been offered were given up; what it has been offered before them is settled by itself.
+    Expired {
+        /// Index of the output.
+        output: u16,
+        /// Lane.
+        lane: Lane,
+        /// The points behind this identity …
+        after: Identity,
+        /// … up to this one.
+        upto: Identity,
+        /// How many, and why.
+        counts: DeliveryCounts,
+    },
 }
 
 /// What happened to points routed to an output.

@@ -22,6 +22,7 @@ const TICK: u8 = 2;
 const CLOCK: u8 = 3;
 const FINISH: u8 = 4;
 const DELIVERED: u8 = 5;
+const EXPIRED: u8 = 6;
 
 /// Indexes within the open block, by id of the engine's table; valid when the stamp is the block's.
 #[derive(Default)]
@@ -92,6 +93,7 @@ impl BlockBuilder {
             Record::Clock { .. } => CLOCK,
             Record::Finish => FINISH,
             Record::Delivered { .. } => DELIVERED,
+            Record::Expired { .. } => EXPIRED,
         };
         self.body.push(tag);
         put_i64(&mut self.body, stamp.observed.wrapping_sub(self.last.observed));
@@ -111,6 +113,15 @@ impl BlockBuilder {
                 put_u64(&mut self.body, u64::from(upto.ordinal));
                 delivery_values(counts).into_iter().for_each(|v| put_u64(&mut self.body, v));
                 put_u64(&mut self.body, *token);
+            }
+            Record::Expired { output, lane, after, upto, counts } => {
+                put_u64(&mut self.body, u64::from(*output));
+                self.body.push(*lane as u8);
+                for identity in [after, upto] {
+                    put_u64(&mut self.body, identity.record);
+                    put_u64(&mut self.body, u64::from(identity.ordinal));
+                }
+                delivery_values(counts).into_iter().for_each(|v| put_u64(&mut self.body, v));
             }
         }
     }
@@ -232,6 +243,17 @@ pub fn decode(
                     *value = reader.u64()?;
                 }
                 emit(&Record::Delivered { output, lane, upto, counts: delivery_counts(values), token: reader.u64()? });
+            }
+            EXPIRED => {
+                let output = output_id(reader.u64()?);
+                let lane = if reader.u8()? == 0 { Lane::Alerts } else { Lane::Results };
+                let after = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
+                let upto = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
+                let mut values = [0; 7];
+                for value in &mut values {
+                    *value = reader.u64()?;
+                }
+                emit(&Record::Expired { output, lane, after, upto, counts: delivery_counts(values) });
             }
             BATCH => {
                 let input = input_id(reader.u64()?);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weir_plugin_api::{Chunk, Identity, Lane};
+use weir_plugin_api::{Identity, Lane};
 
 use super::{
     Core, Effect, Now, OutboxPlace,
@@ -20,15 +20,13 @@ impl Core {
         for lane in Lane::ALL {
             let queue = &mut self.waiting.lanes[lane as usize];
             for index in 0..queue.cursors.len() {
-                let cursor = &queue.cursors[index];
-                if !cursor.wants || cursor.reading {
+                if !queue.cursors[index].wants || queue.cursors[index].reading {
                     continue;
                 }
                 let output = index as u16;
                 match queue.next(index, durable) {
                     Next::Nothing => {}
                     Next::Chunk(chunk, from, sealed) => {
-                        queue.offered(index, &chunk, from);
                         effects.push(Effect::Offer { output, lane, chunk, from, age: now - sealed });
                     }
                     Next::Block(place) => {
@@ -58,12 +56,13 @@ impl Core {
         let Some(stored) = queue.stored.iter().find(|b| b.place == Some(place)).cloned() else { return };
         match bytes.and_then(|bytes| chunk::decode(&bytes, &names).ok()) {
             Some(chunk) => {
-                let from = chunk.after(queue.cursors[index].sent);
-                if from >= chunk.len() {
+                if chunk.is_empty() {
                     return;
                 }
-                let chunk: Arc<Chunk> = Arc::new(chunk);
-                queue.offered(index, &chunk, from);
+                let Some((chunk, from)) = queue.take(index, &Arc::new(chunk)) else {
+                    queue.drop_done();
+                    return;
+                };
                 let age = self.last_observed - stored.observed;
                 effects.push(Effect::Offer { output, lane, chunk, from, age });
             }
@@ -72,36 +71,51 @@ impl Core {
                 let message = format!("outbox block is damaged: {} points for {}", stored.counts[index], names[index]);
                 effects.push(Effect::Log { error: true, message });
                 self.expire(now, output, lane, &stored, |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() });
+                let cursor = &mut self.waiting.lane(lane).cursors[index];
+                cursor.sent = cursor.sent.max(stored.last);
             }
         }
     }
 
     /// Blocks the state knows and the store has lost: every output that waited for them is told.
     pub(super) fn give_up_lost(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        for (lane, stored) in std::mem::take(&mut self.lost) {
-            let lane = if lane == 0 { Lane::Alerts } else { Lane::Results };
+        let mut lost = std::collections::VecDeque::from(std::mem::take(&mut self.lost));
+        while let Some((number, stored)) = lost.pop_front() {
+            let lane = if number == 0 { Lane::Alerts } else { Lane::Results };
             effects.push(Effect::Log { error: true, message: "an outbox block is missing".into() });
             for output in 0..stored.counts.len() as u16 {
-                self.expire(now, output, lane, &stored, |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() });
+                let index = usize::from(output);
+                let queue = self.waiting.lane(lane);
+                let sent = queue.cursors[index].sent;
+                // Blocks before it may be whole: only where the output was in the middle of it tells the rest how much is left.
+                let points = if sent < stored.first {
+                    u64::from(stored.counts[index])
+                } else {
+                    let others = lost.iter().filter(|(l, _)| *l == number).map(|(_, b)| u64::from(b.counts[index])).sum();
+                    queue.unsent(index, stored.last).saturating_sub(others)
+                };
+                if points > 0 {
+                    let counts = DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() };
+                    let after = sent.max(before(stored.first));
+                    self.record(now, &Record::Expired { output, lane, after, upto: stored.last, counts });
+                }
             }
         }
     }
 
-    /// Gives up a block for an output that has not been offered it; a record, so that the ledger knows after a crash too.
-    fn expire(&mut self, now: Now, output: u16, lane: Lane, stored: &Stored, counts: impl Fn(u64) -> DeliveryCounts) {
-        let cursor = self.waiting.lanes[lane as usize].cursors[usize::from(output)];
-        let points = u64::from(stored.counts[usize::from(output)]).min(cursor.outstanding - cursor.in_flight.min(cursor.outstanding));
-        if points == 0 || cursor.sent >= stored.last {
-            return;
+    /// Gives up what an output has not been offered of a block; a record, so that the ledger knows after a crash too. How many there were.
+    fn expire(&mut self, now: Now, output: u16, lane: Lane, stored: &Stored, counts: impl Fn(u64) -> DeliveryCounts) -> u64 {
+        let index = usize::from(output);
+        if stored.counts[index] == 0 {
+            return 0;
         }
-        // What is with the output's task comes before this block, and is settled by itself: the cursor of what is done stays behind it.
-        let upto = if cursor.in_flight > 0 { cursor.done } else { stored.last };
-        let record = Record::Delivered { output, lane, upto, counts: counts(points), token: self.tokens[usize::from(output)] };
-        let in_flight = cursor.in_flight;
-        self.record(now, &record);
-        let cursor = &mut self.waiting.lanes[lane as usize].cursors[usize::from(output)];
-        cursor.sent = cursor.sent.max(stored.last);
-        cursor.in_flight = in_flight;
+        let queue = self.waiting.lane(lane);
+        let points = queue.unsent(index, stored.last);
+        if points > 0 {
+            let after = queue.cursors[index].sent;
+            self.record(now, &Record::Expired { output, lane, after, upto: stored.last, counts: counts(points) });
+        }
+        points
     }
 
     /// Keeps what waits within its bounds: age and bytes of the outbox, points per output.
@@ -120,18 +134,19 @@ impl Core {
     /// When the oldest block of the outbox reaches its age, observed axis.
     pub(super) fn age_deadline(&self) -> Option<i64> {
         let age = self.spec.storage.outbox_age_max;
-        let oldest = self.waiting.lanes.iter().filter_map(|l| l.stored.front()).map(|b| b.observed).min()?;
+        let oldest = self.waiting.lanes.iter().filter_map(|l| l.stored.iter().find(|b| l.can_be_given_up(b))).map(|b| b.observed).min()?;
         (age > 0).then(|| oldest.saturating_add(age))
     }
 
     /// Gives up the oldest block, results before alerts; whether there was one.
     pub(super) fn give_up_oldest(&mut self, now: Now, counts: impl Fn(u64) -> DeliveryCounts) -> bool {
         for lane in [Lane::Results, Lane::Alerts] {
-            let Some(stored) = self.waiting.lanes[lane as usize].stored.front().cloned() else { continue };
+            let queue = self.waiting.lane(lane);
+            queue.drop_done();
+            let Some(stored) = queue.stored.iter().find(|b| queue.can_be_given_up(b)).cloned() else { continue };
             for output in 0..stored.counts.len() as u16 {
                 self.expire(now, output, lane, &stored, &counts);
             }
-            self.waiting.lane(lane).stored.pop_front();
             return true;
         }
         false
@@ -164,12 +179,22 @@ impl Core {
                     })
                 });
                 let Some(block) = block else { break };
-                if cursor.outstanding - u64::from(block.counts[index]) < limit && cursor.outstanding < limit + limit / 8 {
+                if cursor.outstanding.saturating_sub(u64::from(block.counts[index])) < limit && cursor.outstanding < limit + limit / 8 {
                     // Whole chunks go; a little over the limit is better than far below it.
                     break;
                 }
-                self.expire(now, index as u16, Lane::Results, &block, expired);
+                if self.expire(now, index as u16, Lane::Results, &block, expired) == 0 {
+                    break;
+                }
             }
         }
+    }
+}
+
+/// The identity just before another.
+fn before(identity: Identity) -> Identity {
+    match identity.ordinal.checked_sub(1) {
+        Some(ordinal) => Identity { ordinal, ..identity },
+        None => Identity { record: identity.record.saturating_sub(1), ordinal: u32::MAX },
     }
 }

@@ -2,7 +2,10 @@
 
 use weir_plugin_api::InputCounts;
 
-use crate::operators::{EngineCounts, OperatorCounts};
+use crate::{
+    operators::{EngineCounts, OperatorCounts},
+    record::DeliveryCounts,
+};
 
 /// One input's line.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +59,17 @@ pub struct OutputLine {
 }
 
 impl OutputLine {
+    /// Counts what happened to points.
+    pub(super) fn settle(&mut self, counts: &DeliveryCounts) {
+        self.delivered += counts.delivered;
+        self.collapsed += counts.collapsed;
+        self.rejected += counts.rejected;
+        self.expired_age += counts.expired_age;
+        self.expired_bytes += counts.expired_bytes;
+        self.expired_disk += counts.expired_disk;
+        self.expired_stale += counts.expired_stale;
+    }
+
     /// Points that are not settled yet.
     pub fn waiting(&self) -> u64 {
         self.waiting_memory + self.waiting_disk + self.in_flight

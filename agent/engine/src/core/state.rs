@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Version of the state's format.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// Why a state can't be restored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -133,7 +133,13 @@ impl Core {
             let mut cursors = Vec::new();
             for _ in Lane::ALL {
                 let done = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
-                cursors.push((done, reader.u64()?));
+                let outstanding = reader.u64()?;
+                let mut gaps = Vec::new();
+                for _ in 0..reader.count()? {
+                    let after = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
+                    gaps.push((after, Identity { record: reader.u64()?, ordinal: reader.narrow()? }));
+                }
+                cursors.push((done, outstanding, gaps));
             }
             let Some(index) = index else { continue };
             self.tokens[index] = token;
@@ -148,9 +154,9 @@ impl Core {
                 line.expired_disk,
                 line.expired_stale,
             ] = values;
-            for (lane, (done, outstanding)) in self.waiting.lanes.iter_mut().zip(cursors) {
+            for (lane, (done, outstanding, gaps)) in self.waiting.lanes.iter_mut().zip(cursors) {
                 let cursor = &mut lane.cursors[index];
-                (cursor.done, cursor.sent, cursor.outstanding) = (done, done, outstanding);
+                (cursor.done, cursor.sent, cursor.outstanding, cursor.gaps) = (done, done, outstanding, gaps);
             }
         }
         let places: BTreeMap<(u8, Identity), OutboxPlace> = outbox.iter().map(|f| ((f.lane, f.first), f.place)).collect();
@@ -220,6 +226,11 @@ impl Core {
                 put_u64(&mut out, cursor.done.record);
                 put_u64(&mut out, u64::from(cursor.done.ordinal));
                 put_u64(&mut out, cursor.outstanding);
+                put_u64(&mut out, cursor.gaps.len() as u64);
+                for identity in cursor.gaps.iter().flat_map(|(after, upto)| [after, upto]) {
+                    put_u64(&mut out, identity.record);
+                    put_u64(&mut out, u64::from(identity.ordinal));
+                }
             }
         }
         for lane in &self.waiting.lanes {

@@ -197,17 +197,17 @@ impl Core {
         self.next_record += 1;
         self.block.push(sequence, stamp, record);
         let table = std::mem::replace(&mut self.table, crate::series::SeriesTable::new(0));
+        let before = self.waiting.lanes.each_ref().map(|l| l.held.len());
         self.note(sequence, stamp, record, &table);
+        let after = self.waiting.lanes.each_ref().map(|l| l.held.len());
+        let emitted = after[1] > before[1];
         self.table = table;
-        if self.results.len(Lane::Alerts) > 0 {
+        if self.results.len(Lane::Alerts) > 0 || after[0] > before[0] {
             self.commit.urgent = true;
         }
-        if !self.results.is_empty() {
+        if emitted || !self.results.is_empty() {
             // Results wait for their cause, so it must not wait for company.
             self.commit.wait(now.steady);
-        }
-        if self.results.len(Lane::Results) >= CHUNK_POINTS {
-            self.seal(stamp.observed);
         }
     }
 
@@ -225,25 +225,35 @@ impl Core {
             Record::Delivered { output, lane, upto, counts, token } => {
                 let index = usize::from(*output);
                 let Some(line) = self.lines.get_mut(index) else { return };
-                // A delivery may settle what is still in the open chunk of this very lane: it must be counted first.
-                line.delivered += counts.delivered;
-                line.collapsed += counts.collapsed;
-                line.rejected += counts.rejected;
-                line.expired_age += counts.expired_age;
-                line.expired_bytes += counts.expired_bytes;
-                line.expired_disk += counts.expired_disk;
-                line.expired_stale += counts.expired_stale;
+                line.settle(counts);
                 self.tokens[index] = *token;
+                // A delivery may settle what is still in the open chunk of this very lane: it must be counted first.
                 if self.replaying_lane_open(*lane) {
                     self.seal(stamp.observed);
                 }
                 self.waiting.lane(*lane).settle(index, *upto, counts);
                 return;
             }
+            Record::Expired { output, lane, after, upto, counts } => {
+                let index = usize::from(*output);
+                let Some(line) = self.lines.get_mut(index) else { return };
+                line.settle(counts);
+                if self.replaying_lane_open(*lane) {
+                    self.seal(stamp.observed);
+                }
+                self.waiting.lane(*lane).give_up(index, (*after, *upto), counts);
+                let spilled = self.spilled.iter_mut().filter(|(l, _)| l == lane).map(|(_, h)| (h.chunk.identity(0), h.last, &mut h.counts));
+                super::waiting::take_off(spilled, index, (*after, *upto), super::waiting::total(counts));
+                return;
+            }
             Record::Tick | Record::Finish => {}
         }
         self.results.start_record(sequence);
         self.operators.apply(stamp, record, table, &mut self.results);
+        // Here, so that chunks end at the same points when the record is read back.
+        if self.results.len(Lane::Results) >= CHUNK_POINTS {
+            self.seal(stamp.observed);
+        }
     }
 
     /// While replaying, results of the block so far may not be sealed yet when their delivery is read.

@@ -14,7 +14,7 @@ pub struct Held {
     pub chunk: Arc<Chunk>,
     /// Last identity in it.
     pub last: Identity,
-    /// Points by output.
+    /// Points by output, without those given up.
     pub counts: Vec<u32>,
     /// When it was sealed, observed axis.
     pub observed: i64,
@@ -31,14 +31,14 @@ pub struct Stored {
     pub first: Identity,
     /// Last identity.
     pub last: Identity,
-    /// Points by output.
+    /// Points by output, without those given up.
     pub counts: Vec<u32>,
     /// When its oldest chunk was sealed, observed axis.
     pub observed: i64,
 }
 
 /// One output's way through one lane.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
     /// Settled up to here.
     pub done: Identity,
@@ -52,6 +52,8 @@ pub struct Cursor {
     pub wants: bool,
     /// A block of the outbox is being read for it.
     pub reading: bool,
+    /// Ranges behind `done` that were given up: behind the first identity, up to the second. In order.
+    pub gaps: Vec<(Identity, Identity)>,
 }
 
 /// One lane.
@@ -78,6 +80,20 @@ pub enum Next {
     Block(OutboxPlace),
 }
 
+impl Cursor {
+    /// Moves `done` over what needs no settling: gaps it has reached, and points that were not for this output.
+    fn advance(&mut self) {
+        if self.in_flight == 0 {
+            self.done = self.done.max(self.sent);
+        }
+        while let Some((_, upto)) = self.gaps.first().copied().filter(|(after, _)| *after <= self.done) {
+            self.done = self.done.max(upto);
+            self.gaps.remove(0);
+        }
+        self.sent = self.sent.max(self.done);
+    }
+}
+
 impl LaneQueue {
     /// A lane for this many outputs.
     pub fn new(outputs: usize) -> Self {
@@ -101,25 +117,45 @@ impl LaneQueue {
     }
 
     /// What output `index` gets next, of records up to `durable`.
-    pub fn next(&self, index: usize, durable: u64) -> Next {
-        let sent = self.cursors[index].sent;
-        if let Some(block) = self.stored.iter().find(|b| b.last > sent && b.counts.get(index).is_some_and(|c| *c > 0)) {
-            return block.place.map_or(Next::Nothing, Next::Block);
-        }
-        let chunk = self.held.iter().find(|h| h.last > sent && h.counts[index] > 0);
-        match chunk {
-            Some(held) if held.last.record <= durable => Next::Chunk(Arc::clone(&held.chunk), held.chunk.after(sent), held.observed),
-            _ => Next::Nothing,
+    pub fn next(&mut self, index: usize, durable: u64) -> Next {
+        loop {
+            let sent = self.cursors[index].sent;
+            if let Some(block) = self.stored.iter().find(|b| b.last > sent && b.counts.get(index).is_some_and(|c| *c > 0)) {
+                return block.place.map_or(Next::Nothing, Next::Block);
+            }
+            let Some(held) = self.held.iter().find(|h| h.last > sent && h.counts[index] > 0) else { return Next::Nothing };
+            if held.last.record > durable {
+                return Next::Nothing;
+            }
+            let (chunk, sealed) = (Arc::clone(&held.chunk), held.observed);
+            // Nothing of it may be left for this output: then the cursor has moved behind it.
+            if let Some((chunk, from)) = self.take(index, &chunk) {
+                return Next::Chunk(chunk, from, sealed);
+            }
         }
     }
 
-    /// Notes that `chunk` from point `from` on was offered.
-    pub fn offered(&mut self, index: usize, chunk: &Chunk, from: usize) {
-        let points = u64::from(count(chunk, from, index + 1)[index]);
+    /// What `chunk` still has for an output, up to the next gap, and from which point on; counted as offered.
+    pub fn take(&mut self, index: usize, chunk: &Arc<Chunk>) -> Option<(Arc<Chunk>, usize)> {
         let cursor = &mut self.cursors[index];
-        cursor.sent = chunk.identity(chunk.len() - 1);
-        cursor.in_flight += points;
-        cursor.wants = false;
+        let last = chunk.identity(chunk.len() - 1);
+        loop {
+            let from = chunk.after(cursor.sent);
+            if from >= chunk.len() {
+                cursor.advance();
+                return None;
+            }
+            let gap = cursor.gaps.iter().find(|(after, upto)| *upto > cursor.sent && *after < last).copied();
+            let end = gap.map_or(chunk.len(), |(after, _)| chunk.after(after).max(from));
+            let points = (from..end).filter(|point| chunk.route(*point) & 1 << index != 0).count() as u64;
+            cursor.sent = gap.map_or(last, |(_, upto)| upto);
+            if points > 0 {
+                cursor.in_flight += points;
+                cursor.wants = false;
+                let offered = if end < chunk.len() { Arc::new(head(chunk, end)) } else { Arc::clone(chunk) };
+                return Some((offered, from));
+            }
+        }
     }
 
     /// Settles points of an output.
@@ -130,7 +166,43 @@ impl LaneQueue {
         cursor.sent = cursor.sent.max(upto);
         cursor.in_flight = cursor.in_flight.saturating_sub(settled);
         cursor.outstanding = cursor.outstanding.saturating_sub(settled);
+        cursor.advance();
         self.drop_done();
+    }
+
+    /// Gives up points of an output that it has not been offered: behind the first identity, up to the second.
+    pub fn give_up(&mut self, index: usize, range: (Identity, Identity), counts: &DeliveryCounts) {
+        let Some(cursor) = self.cursors.get_mut(index) else { return };
+        let points = total(counts);
+        cursor.outstanding = cursor.outstanding.saturating_sub(points);
+        match cursor.gaps.last_mut() {
+            Some(gap) if gap.1 >= range.0 => gap.1 = gap.1.max(range.1),
+            _ => cursor.gaps.push(range),
+        }
+        if cursor.sent >= range.0 {
+            cursor.sent = cursor.sent.max(range.1);
+        }
+        cursor.advance();
+        let stored = self.stored.iter_mut().map(|b| (b.first, b.last, &mut b.counts));
+        let held = self.held.iter_mut().map(|h| (h.chunk.identity(0), h.last, &mut h.counts));
+        take_off(stored.chain(held), index, range, points);
+        self.drop_done();
+    }
+
+    /// Points of a block that an output has not been offered: all that wait less those behind the block.
+    pub fn unsent(&self, index: usize, last: Identity) -> u64 {
+        let cursor = &self.cursors[index];
+        if last <= cursor.sent {
+            return 0;
+        }
+        let stored = self.stored.iter().filter(|b| b.last > last).map(|b| u64::from(b.counts[index]));
+        let held = self.held.iter().filter(|h| h.last > last).map(|h| u64::from(h.counts[index]));
+        (cursor.outstanding.saturating_sub(cursor.in_flight)).saturating_sub(stored.chain(held).sum())
+    }
+
+    /// Whether the store has it and some output has not been offered all of it.
+    pub fn can_be_given_up(&self, block: &Stored) -> bool {
+        block.place.is_some() && block.counts.iter().zip(&self.cursors).any(|(count, cursor)| *count > 0 && cursor.sent < block.last)
     }
 
     /// Drops what every output has behind it.
@@ -138,6 +210,18 @@ impl LaneQueue {
         let done = |last: Identity, counts: &[u32], cursors: &[Cursor]| {
             counts.iter().zip(cursors).all(|(count, cursor)| *count == 0 || cursor.done >= last)
         };
+        // What was given up lies behind what is on its way and must not wait for it.
+        let gaps = self.cursors.iter().any(|c| !c.gaps.is_empty());
+        if gaps {
+            let (cursors, bytes) = (&self.cursors, &mut self.bytes);
+            self.stored.retain(|b| b.place.is_none() || !done(b.last, &b.counts, cursors));
+            self.held.retain(|h| {
+                let keep = !done(h.last, &h.counts, cursors);
+                *bytes -= if keep { 0 } else { h.size };
+                keep
+            });
+            return;
+        }
         while self.held.front().is_some_and(|h| done(h.last, &h.counts, &self.cursors)) {
             if let Some(held) = self.held.pop_front() {
                 self.bytes -= held.size;
@@ -166,6 +250,45 @@ impl LaneQueue {
         let stored = self.stored.iter().find(|b| b.last > done && b.counts.get(index).is_some_and(|c| *c > 0)).map(|b| b.observed);
         stored.or_else(|| self.held.iter().find(|h| h.last > done && h.counts[index] > 0).map(|h| h.observed))
     }
+}
+
+/// Takes points that were given up off the counts of the blocks they were in: first from those that lie in the range, the rest from
+/// the one that reaches over it.
+pub fn take_off<'a>(
+    blocks: impl Iterator<Item = (Identity, Identity, &'a mut Vec<u32>)>,
+    index: usize,
+    (after, upto): (Identity, Identity),
+    points: u64,
+) {
+    let (mut left, mut partial) = (points, Vec::new());
+    for (first, last, counts) in blocks {
+        if last <= after || first > upto {
+            continue;
+        }
+        let Some(count) = counts.get_mut(index) else { continue };
+        if first > after && last <= upto {
+            left = left.saturating_sub(u64::from(*count));
+            *count = 0;
+        } else {
+            partial.push(count);
+        }
+    }
+    for count in partial {
+        let taken = left.min(u64::from(*count));
+        *count -= taken as u32;
+        left -= taken;
+    }
+}
+
+/// The first points of a chunk.
+fn head(chunk: &Chunk, points: usize) -> Chunk {
+    let mut head = chunk.clone();
+    if let Some(cells) = chunk.starts.get(points) {
+        head.cells.truncate(*cells as usize);
+        head.starts.truncate(points);
+        head.identities.retain(|(start, _)| (*start as usize) < points);
+    }
+    head
 }
 
 /// All that a delivery settled.

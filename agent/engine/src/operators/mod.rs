@@ -103,7 +103,7 @@ impl Operators {
             Record::Batch(batch) => self.batch(stamp, batch, table, results),
             Record::Clock { offset, quality } => self.set_clock(stamp, *offset, *quality, table, results),
             Record::Finish => self.finish(stamp, table, results),
-            Record::Tick | Record::Delivered { .. } => {}
+            Record::Tick | Record::Delivered { .. } | Record::Expired { .. } => {}
         }
         let (stage, mut out) = self.split(stamp, results);
         stage.end_record(&mut out);
