@@ -220,6 +220,8 @@ impl<F: Files> Store<F> {
     pub fn open(mut files: F, options: &StoreOptions) -> Result<(Self, Recovered), StoreError> {
         let id = identify(&mut files, options.new_id)?;
         let opened = checkpoint::open(&mut files, id)?;
+        // A process killed between the rename and its sync leaves a name that a power cut would take back, after others were built on it.
+        files.sync_names()?;
         let mut damage: Vec<Damage> = opened.damaged.into_iter().map(Damage::file).collect();
         let (upto, ends) = opened.newest.as_ref().map_or((0, [(0, 0); 2]), |c| (c.upto_record, c.ends));
         let (outbox, found, damaged) = outbox::Outbox::open(&mut files, id, ends)?;
