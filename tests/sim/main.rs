@@ -26,6 +26,7 @@ fn options(seed: u64) -> Options {
         power_cuts: !crash,
         lying_sync: false,
         bounded: seed % 4 == 3,
+        knowing: seed % 3 == 2 && seed % 4 != 3,
         batches: if seed % 7 == 6 { 150 } else { 40 },
     }
 }

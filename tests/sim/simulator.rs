@@ -10,7 +10,7 @@ use weir_engine::{
     record::{ClockQuality, DeliveryCounts},
     spec::{Durability, EngineSpec},
 };
-use weir_plugin_api::{Batch, Chunk, Identity, Lane, Position};
+use weir_plugin_api::{Batch, Chunk, Identity, Lane, Position, plugin::OutputResume};
 use weir_store::{Recovered, Store, StoreOptions, memory::MemoryFiles};
 
 use super::{
@@ -34,6 +34,8 @@ pub struct Options {
     pub lying_sync: bool,
     /// Outputs are away for long and little may wait for them: what is given up must be counted.
     pub bounded: bool,
+    /// The first output knows what it has, and gets nothing twice.
+    pub knowing: bool,
     /// Batches of each input.
     pub batches: usize,
 }
@@ -310,6 +312,9 @@ impl Simulator {
             let content = content(&chunk, index, lane);
             if let Some(before) = self.arrived[output].insert((lane, upto), content.clone()) {
                 self.seen.repeated += 1;
+                if self.options.knowing && output == 0 {
+                    return Err(format!("step {}: {upto:?} was sent again to an output that said it has it", self.seen.steps));
+                }
                 if before != content {
                     return Err(format!("output {output}: {upto:?} was {before}, is {content}"));
                 }
@@ -364,6 +369,12 @@ impl Simulator {
         self.check_recovered()?;
         let mut effects = Vec::new();
         self.core.start(self.now(), &mut effects);
+        if self.options.knowing {
+            // The first output keeps its place itself.
+            let last = |lane| self.arrived[0].keys().filter(|(l, _)| *l == lane).map(|(_, i)| *i).max().unwrap_or_default();
+            let (alerts, results) = (last(Lane::Alerts), last(Lane::Results));
+            self.core.set_output_cursor(0, OutputResume { alerts, results, token: self.tokens[0] });
+        }
         self.perform(effects)
     }
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use weir_plugin_api::{Identity, Lane};
+use weir_plugin_api::{Chunk, Identity, Lane};
 
 use super::{
     Core, Effect, Now, OutboxPlace,
-    waiting::{Next, Stored},
+    waiting::{Next, Stored, count},
 };
 use crate::{
     codec::chunk,
@@ -59,6 +59,8 @@ impl Core {
                 if chunk.is_empty() {
                     return;
                 }
+                self.settle_skipped(now, output, lane, stored.last, &chunk);
+                let queue = self.waiting.lane(lane);
                 let Some((chunk, from)) = queue.take(index, &Arc::new(chunk)) else {
                     queue.drop_done();
                     return;
@@ -73,6 +75,52 @@ impl Core {
                 self.expire(now, output, lane, &stored, |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() });
                 let cursor = &mut self.waiting.lane(lane).cursors[index];
                 cursor.sent = cursor.sent.max(stored.last);
+            }
+        }
+    }
+
+    /// A destination that knows where it stands may stand in the middle of a block: what it has of it is only known when it is read.
+    fn settle_skipped(&mut self, now: Now, output: u16, lane: Lane, last: Identity, chunk: &Chunk) {
+        let index = usize::from(output);
+        let queue = self.waiting.lane(lane);
+        let cursor = &queue.cursors[index];
+        let from = chunk.after(cursor.sent);
+        if from == 0 || cursor.in_flight > 0 || !cursor.gaps.is_empty() {
+            return;
+        }
+        let left = u64::from(count(chunk, from, index + 1)[index]);
+        let skipped = queue.unsent(index, last).saturating_sub(left);
+        if skipped > 0 {
+            let counts = DeliveryCounts { delivered: skipped, ..DeliveryCounts::default() };
+            let (upto, token) = (chunk.identity(from - 1), self.tokens[index]);
+            self.record(now, &Record::Delivered { output, lane, upto, counts, token });
+        }
+    }
+
+    /// What destinations have by their own account is delivered.
+    pub(super) fn settle_told(&mut self, now: Now) {
+        for (output, resume) in std::mem::take(&mut self.told) {
+            let index = usize::from(output);
+            self.tokens[index] = resume.token;
+            for (lane, has) in [(Lane::Alerts, resume.alerts), (Lane::Results, resume.results)] {
+                let queue = self.waiting.lane(lane);
+                let cursor = &queue.cursors[index];
+                if has <= cursor.sent || cursor.in_flight > 0 {
+                    continue;
+                }
+                let stored: u64 = queue.stored.iter().filter(|b| b.last > has).map(|b| u64::from(b.counts[index])).sum();
+                let held = queue.held.iter().filter(|h| h.last > has);
+                let held: u64 = held.map(|h| u64::from(count(&h.chunk, h.chunk.after(has), index + 1)[index].min(h.counts[index]))).sum();
+                let delivered = cursor.outstanding.saturating_sub(stored + held);
+                // In the middle of a stored block: that one is settled when it is read.
+                let partial = queue.stored.iter().find(|b| b.first <= has && b.last > has);
+                let upto = partial.map_or(has, |b| before(b.first).max(cursor.done));
+                if delivered > 0 {
+                    let counts = DeliveryCounts { delivered, ..DeliveryCounts::default() };
+                    self.record(now, &Record::Delivered { output, lane, upto, counts, token: resume.token });
+                }
+                let cursor = &mut self.waiting.lane(lane).cursors[index];
+                cursor.sent = cursor.sent.max(has);
             }
         }
     }

@@ -23,7 +23,7 @@ pub mod waiting;
 
 use std::sync::Arc;
 
-use weir_plugin_api::{Batch, Chunk, Identity, InputCounts, Lane, Resume};
+use weir_plugin_api::{Batch, Chunk, Identity, InputCounts, Lane, Resume, plugin::OutputResume};
 
 use self::{
     checkpoint::CheckpointState,
@@ -304,6 +304,8 @@ pub struct Core {
     checkpoint: CheckpointState,
     /// Outbox blocks the state knows and the store has lost.
     lost: Vec<(u8, Stored)>,
+    /// Where destinations say they stand.
+    told: Vec<(u16, OutputResume)>,
     /// What a changed configuration cost, in words.
     dropped: Vec<String>,
     failed: Option<String>,

@@ -73,6 +73,7 @@ impl Core {
             checkpoint: CheckpointState::default(),
             gone: Vec::new(),
             lost: Vec::new(),
+            told: Vec::new(),
             dropped: Vec::new(),
             failed: None,
             armed: i64::MAX,

@@ -92,6 +92,7 @@ impl Core {
 
     fn finish_step(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.levels(effects);
+        self.settle_told(now);
         self.bounds(now);
         self.maybe_checkpoint(now, effects);
         if self.commit.fires(self.block.len(), now.steady) {
@@ -413,16 +414,9 @@ impl Core {
         self.failed.is_some()
     }
 
-    /// The destination knows better where it stands.
+    /// The destination knows better where it stands: what it has and nobody noted is delivered. Takes effect with the next step.
     pub fn set_output_cursor(&mut self, output: u16, resume: OutputResume) {
-        let index = usize::from(output);
-        self.tokens[index] = resume.token;
-        for (lane, done) in [(Lane::Alerts, resume.alerts), (Lane::Results, resume.results)] {
-            let cursor = &mut self.waiting.lane(lane).cursors[index];
-            if done > cursor.sent {
-                cursor.sent = done;
-            }
-        }
+        self.told.push((output, resume));
     }
 
     /// Recovery lost a block, or could not read it.
