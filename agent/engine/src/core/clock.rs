@@ -24,19 +24,23 @@ pub struct ClockState {
     /// Whether anything was recorded in this run.
     known: bool,
     recorded_at: i64,
-    /// Latest wall time ever recorded as believable: a clock below it is not set.
-    pub wall_max: i64,
+    /// Wall time of the last record, of those made while it could be believed.
+    pub wall_last: i64,
+    /// That of the last record of earlier runs: a clock below it is not set, unless the kernel says it is synchronised. Within a run going
+    /// back is a step.
+    unset_below: i64,
 }
 
 impl ClockState {
     /// A run that starts now, after `base` observed nanoseconds.
-    pub fn start(base: i64, wall_max: i64, now: Now) -> Self {
-        Self { base, started: now.steady, wall_max, ..Self::default() }
+    pub fn start(base: i64, wall_last: i64, now: Now) -> Self {
+        Self { base, started: now.steady, wall_last, unset_below: wall_last, ..Self::default() }
     }
 
     /// The same run, its past known better.
     pub fn restart(&mut self, observed: i64, now: Now) {
         (self.base, self.started, self.known) = (observed, now.steady, false);
+        self.unset_below = self.wall_last;
     }
 
     /// The observed axis.
@@ -52,7 +56,8 @@ impl ClockState {
     /// The offset and quality to record, if the clocks have changed enough.
     pub fn change(&mut self, now: Now) -> Option<(i64, ClockQuality)> {
         let offset = now.wall - now.steady;
-        let quality = if now.wall < self.wall_max { ClockQuality::Unset } else { now.quality };
+        let unset = now.wall < self.unset_below && now.quality != ClockQuality::Synced;
+        let quality = if unset { ClockQuality::Unset } else { now.quality };
         let observed = self.observed(now);
         let difference = (offset - self.offset).abs();
         let due = !self.known
@@ -61,16 +66,20 @@ impl ClockState {
             || (difference >= DRIFT && observed - self.recorded_at >= DRIFT_EVERY);
         due.then(|| {
             (self.known, self.recorded_at) = (true, observed);
-            self.note(offset, quality, now.wall);
+            self.note(offset, quality);
             (offset, quality)
         })
     }
 
     /// A clock record was made, or read back.
-    pub fn note(&mut self, offset: i64, quality: ClockQuality, wall: i64) {
+    pub fn note(&mut self, offset: i64, quality: ClockQuality) {
         (self.offset, self.quality) = (offset, quality);
-        if quality != ClockQuality::Unset {
-            self.wall_max = self.wall_max.max(wall);
+    }
+
+    /// A record was made at this steady time of its boot, or read back.
+    pub fn seen(&mut self, steady: i64) {
+        if self.quality != ClockQuality::Unset {
+            self.wall_last = self.offset.saturating_add(steady);
         }
     }
 }

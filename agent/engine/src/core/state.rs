@@ -193,7 +193,7 @@ impl Core {
         put_u64(&mut out, self.next_record);
         put_u64(&mut out, self.checkpoint.number);
         put_i64(&mut out, self.clock.observed(now));
-        put_i64(&mut out, self.clock.wall_max);
+        put_i64(&mut out, self.clock.wall_last);
         put_i64(&mut out, self.clock.offset);
         out.push(self.clock.quality as u8);
         let d = &self.damage;

@@ -58,7 +58,9 @@ impl Core {
             self.levels_sent[action] = Some(*on);
             effects.push(Effect::Level { action: action as u16, on: *on });
         }
+        // First, so that every record of this run is stamped by clocks the journal knows.
         self.check_clock(now);
+        self.give_up_lost(now, effects);
         self.finish_step(now, effects);
     }
 
@@ -222,7 +224,7 @@ impl Core {
                     input.recorded += u64::from(batch.points);
                 }
             }
-            Record::Clock { offset, quality } => self.clock.note(*offset, *quality, offset + stamp.steady),
+            Record::Clock { offset, quality } => self.clock.note(*offset, *quality),
             Record::Delivered { output, lane, upto, counts, token } => {
                 let index = usize::from(*output);
                 let Some(line) = self.lines.get_mut(index) else { return };
@@ -249,6 +251,7 @@ impl Core {
             }
             Record::Tick | Record::Finish => {}
         }
+        self.clock.seen(stamp.steady);
         self.results.start_record(sequence);
         self.operators.apply(stamp, record, table, &mut self.results);
         // Here, so that chunks end at the same points when the record is read back.
