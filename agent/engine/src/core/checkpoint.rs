@@ -31,14 +31,24 @@ pub(crate) struct CheckpointState {
 }
 
 impl Core {
+    /// Whether the bounds of memory or journal ask for one.
+    fn checkpoint_due(&self) -> bool {
+        self.waiting.bytes() > self.spec.limits.results_waiting_bytes_max
+            || self.commit.journal_bytes >= self.spec.storage.journal_bytes_max / 3
+    }
+
+    /// Steady time at which one that failed is tried again; `i64::MAX`: none waits for its time.
+    pub(super) fn checkpoint_deadline(&self) -> i64 {
+        let waits = self.checkpoint.running.is_none() && self.failed.is_none() && self.checkpoint_due();
+        if waits { self.checkpoint.not_before } else { i64::MAX }
+    }
+
     /// Starts a checkpoint if one is due and none is being written.
     pub(super) fn maybe_checkpoint(&mut self, now: Now, effects: &mut Vec<Effect>) {
         if self.checkpoint.running.is_some() || self.failed.is_some() {
             return;
         }
-        let spill = self.waiting.bytes() > self.spec.limits.results_waiting_bytes_max;
-        let journal = self.commit.journal_bytes >= self.spec.storage.journal_bytes_max / 3;
-        let due = (spill || journal) && now.steady >= self.checkpoint.not_before;
+        let due = self.checkpoint_due() && now.steady >= self.checkpoint.not_before;
         if !due && !self.checkpoint.wanted {
             return;
         }
@@ -95,7 +105,7 @@ impl Core {
     }
 
     /// A checkpoint failed: what it had moved to the outbox waits in memory again.
-    fn unspill(&mut self) {
+    pub(super) fn unspill(&mut self) {
         for lane in &mut self.waiting.lanes {
             lane.stored.retain(|b| b.place.is_some());
         }

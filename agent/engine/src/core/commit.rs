@@ -11,6 +11,12 @@ const BLOCK_BYTES: usize = 64 * 1024;
 pub const BLOCK_BYTES_MAX: usize = 1 << 20;
 /// Blocks on their way at once.
 const IN_FLIGHT_MAX: usize = 2;
+/// The journal is written in pages of this many bytes: a commit of one reading takes a whole one.
+const PAGE: u64 = 4096;
+/// Bytes the store may put in front of a block.
+const HEADER_MAX: u64 = 128;
+/// What a run leaves unused of the journal file the run before was writing, at most.
+const FILE_BYTES: u64 = 1 << 20;
 const MINUTE: i64 = 60_000_000_000;
 
 /// A block on its way to the disk.
@@ -39,8 +45,14 @@ pub struct Commit {
     pub levels: Vec<(u16, bool)>,
     /// Steady time at which the open block must be committed; `None`: nothing in it waits.
     pub due: Option<i64>,
-    /// Something in the open block cannot wait.
+    /// Something in the open block cannot wait: not for company, not for the write budget.
     pub urgent: bool,
+    /// A source's window is nearly full: no waiting for company.
+    pub full: bool,
+    /// The write budget holds back a commit that is wanted.
+    pub bound_by_budget: bool,
+    /// Commits that could not wait for the write budget.
+    pub over_budget: u64,
     /// Records up to here are durable as the mode has it.
     pub durable: u64,
     /// Steady time of the next sync in `crash` mode.
@@ -49,8 +61,10 @@ pub struct Commit {
     syncs: VecDeque<i64>,
     /// Commits so far.
     pub commits: u64,
-    /// Journal bytes since the last checkpoint.
+    /// Journal bytes taken since the last checkpoint, in whole pages and before compression: never less than what is on the disk.
     pub journal_bytes: u64,
+    /// What a restart takes of the journal.
+    run_bytes: u64,
     interval: i64,
     sync_interval: i64,
     budget: usize,
@@ -66,6 +80,7 @@ impl Commit {
             sync_interval: spec.sync_interval,
             budget: spec.fsyncs_per_minute_max as usize,
             durability: spec.durability,
+            run_bytes: FILE_BYTES.min(spec.journal_bytes_max / 4),
             ..Self::default()
         }
     }
@@ -77,11 +92,14 @@ impl Commit {
 
     /// Whether the open block, of `bytes`, is committed now.
     pub fn fires(&mut self, bytes: usize, steady: i64) -> bool {
-        let wanted = self.urgent || bytes >= BLOCK_BYTES || self.due.is_some_and(|due| due <= steady);
+        let wanted = self.urgent || self.full || bytes >= BLOCK_BYTES || self.due.is_some_and(|due| due <= steady);
         if !wanted || self.in_flight.len() >= IN_FLIGHT_MAX {
             return false;
         }
-        self.urgent || self.within_budget(steady)
+        let within = self.within_budget(steady);
+        self.over_budget += u64::from(self.urgent && !within);
+        self.bound_by_budget = !within && !self.urgent;
+        within || self.urgent
     }
 
     fn within_budget(&mut self, steady: i64) -> bool {
@@ -107,9 +125,9 @@ impl Commit {
     /// A block was handed to the disk.
     pub fn sent(&mut self, flight: Flight, bytes: usize, steady: i64) {
         self.commits += 1;
-        self.journal_bytes += bytes as u64;
+        self.note_written(bytes);
         self.next_block += 1;
-        (self.due, self.urgent) = (None, false);
+        self.nothing_waits();
         match self.durability {
             Durability::Power if self.budget > 0 => self.syncs.push_back(steady),
             Durability::Crash => {
@@ -118,6 +136,34 @@ impl Commit {
             _ => {}
         }
         self.in_flight.push_back(flight);
+    }
+
+    /// A block of `bytes` is in the journal, or will be.
+    pub fn note_written(&mut self, bytes: usize) {
+        self.journal_bytes += (bytes as u64 + HEADER_MAX).next_multiple_of(PAGE);
+    }
+
+    /// A run begins, now or in what is read back: it does not go on in the file that was being written.
+    pub fn note_run(&mut self) {
+        self.journal_bytes += self.run_bytes;
+    }
+
+    /// The open block is empty, or gone to the disk.
+    pub fn nothing_waits(&mut self) {
+        (self.due, self.urgent, self.full, self.bound_by_budget) = (None, false, false, false);
+    }
+
+    /// Acknowledges a batch that needs no record: with the input's newest one that is not durable, if there is one; else now (`true`).
+    pub fn acknowledge_without_record(&mut self, input: u16, number: u64) -> bool {
+        let newest = self.acknowledge.iter_mut().find(|(i, _)| *i == input);
+        let newest = newest.or_else(|| self.in_flight.iter_mut().rev().find_map(|f| f.acknowledge.iter_mut().find(|(i, _)| *i == input)));
+        match newest {
+            Some((_, waits)) => {
+                *waits = number;
+                false
+            }
+            None => true,
+        }
     }
 
     /// Blocks up to `block` have arrived: takes them off.

@@ -110,6 +110,10 @@ pub struct Ledger {
     pub outbox_bytes: u64,
     /// Commits so far.
     pub commits: u64,
+    /// The write budget holds back a commit now.
+    pub bound_by_budget: bool,
+    /// Commits that went past the write budget, because an alert was in them.
+    pub over_budget: u64,
     /// Checkpoints so far.
     pub checkpoints: u64,
     /// Why storage failed, if it did.

@@ -19,6 +19,8 @@ mod deliver;
 pub mod ledger;
 pub mod state;
 mod step;
+#[cfg(test)]
+mod tests;
 pub mod waiting;
 
 use std::sync::Arc;

@@ -34,6 +34,10 @@ impl Core {
         // The table is needed beside the rest of the core while the records are applied.
         let mut table = std::mem::replace(&mut self.table, crate::series::SeriesTable::new(0));
         let result = record::decode(meta, bytes, from, &mut table, &inputs, &outputs, |sequence, stamp, record, table| {
+            // A run begins with the clocks it found.
+            if sequence == meta.first_record && matches!(record, Record::Clock { .. }) {
+                self.commit.note_run();
+            }
             self.next_record = sequence + 1;
             self.replayed = stamp;
             self.note(sequence, stamp, record, table);
@@ -41,6 +45,7 @@ impl Core {
         self.table = table;
         self.next_record = self.next_record.max(meta.first_record + u64::from(meta.records));
         self.commit.durable = self.next_record - 1;
+        self.commit.note_written(bytes.len());
         self.seal(self.replayed.observed);
         result
     }
@@ -53,7 +58,6 @@ impl Core {
         for message in std::mem::take(&mut self.dropped) {
             effects.push(Effect::Log { error: false, message });
         }
-        self.give_up_lost(now, effects);
         for (action, on) in self.operators.levels().iter().enumerate() {
             self.levels_sent[action] = Some(*on);
             effects.push(Effect::Level { action: action as u16, on: *on });
@@ -107,8 +111,10 @@ impl Core {
     /// Whether rings should be emptied.
     pub fn wants_batches(&self) -> bool {
         let stalled = self.failed.is_some() && self.spec.storage.on_failure == OnStorageFailure::Stall;
-        let full = self.commit.journal_bytes >= self.spec.storage.journal_bytes_max / 3 * 2 && self.checkpoint.running.is_some();
-        let spilling = self.waiting.bytes() > 2 * self.spec.limits.results_waiting_bytes_max && self.checkpoint.running.is_some();
+        // A dead disk is not written to, and memory is kept within its bound otherwise.
+        let alive = self.failed.is_none();
+        let full = alive && self.commit.journal_bytes >= self.spec.storage.journal_bytes_max / 3 * 2;
+        let spilling = alive && self.waiting.bytes() > 2 * self.spec.limits.results_waiting_bytes_max;
         !stalled && !full && !spilling && self.commit.has_room(self.block.len())
     }
 
@@ -134,12 +140,13 @@ impl Core {
         if let Position::Messages { ids, .. } = &batch.position {
             state.unacknowledged += ids.len() as u32;
             let window = self.spec.inputs[usize::from(input)].window_messages;
-            self.commit.urgent |= window > 0 && state.unacknowledged >= window - window / 4;
+            self.commit.full |= window > 0 && state.unacknowledged >= window - window / 4;
         }
         effects.push(Effect::Recycle { input, batch });
-        if self.spec.storage.durability == Durability::None {
+        let at_once = self.spec.storage.durability == Durability::None || (!waits && self.commit.acknowledge_without_record(input, number));
+        if at_once {
             effects.push(Effect::Acknowledge { input, number });
-        } else {
+        } else if waits {
             match self.commit.acknowledge.iter_mut().find(|(i, _)| *i == input) {
                 Some((_, newest)) => *newest = number,
                 None => self.commit.acknowledge.push((input, number)),
@@ -283,7 +290,7 @@ impl Core {
     fn commit_block(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.seal(self.clock.observed(now));
         if self.block.is_empty() {
-            (self.commit.due, self.commit.urgent) = (None, false);
+            self.commit.nothing_waits();
             return;
         }
         let spec = Arc::clone(&self.spec);
@@ -322,9 +329,6 @@ impl Core {
         if synced || !self.commit.syncs() {
             self.arrive(block, effects);
         }
-        if synced {
-            self.commit.sync_due = None;
-        }
     }
 
     fn arrive(&mut self, block: u64, effects: &mut Vec<Effect>) {
@@ -345,7 +349,9 @@ impl Core {
             effects.push(Effect::Log { error: true, message: format!("storage failed, {what}: {reason}") });
         }
         self.failed = Some(reason);
-        self.checkpoint.running = None;
+        if self.checkpoint.running.take().is_some() {
+            self.unspill();
+        }
         if on_failure == OnStorageFailure::Continue
             && let Some(last) = self.commit.in_flight.back().map(|f| f.block)
         {
@@ -391,14 +397,9 @@ impl Core {
         let sync = self.commit.sync_due.unwrap_or(i64::MAX);
         let age = self.age_deadline().map_or(i64::MAX, |at| self.clock.steady_at(at));
         // What is due already and could not be done waits for an answer from the disk, not for time; a millisecond is no busy loop.
-        let at = operators.min(commit).min(sync).min(age).max(now.steady + 1_000_000);
-        let at = if at == i64::MAX { at } else { at.max(now.steady + 1) };
-        if operators.min(commit).min(sync).min(age) == i64::MAX {
-            if self.armed != i64::MAX {
-                self.armed = i64::MAX;
-                effects.push(Effect::Arm { at: i64::MAX });
-            }
-        } else if at != self.armed {
+        let earliest = operators.min(commit).min(sync).min(age).min(self.checkpoint_deadline());
+        let at = earliest.max(now.steady + 1_000_000);
+        if at != self.armed {
             self.armed = at;
             effects.push(Effect::Arm { at });
         }
@@ -457,6 +458,8 @@ impl Core {
             journal_bytes: self.commit.journal_bytes,
             outbox_bytes: self.waiting.lanes.iter().map(super::waiting::LaneQueue::disk_bytes).sum(),
             commits: self.commit.commits,
+            bound_by_budget: self.commit.bound_by_budget,
+            over_budget: self.commit.over_budget,
             checkpoints: self.checkpoint.made,
             storage_failed: self.failed.clone(),
         }

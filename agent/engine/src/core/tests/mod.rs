@@ -1,0 +1,248 @@
+//! The core's rules, each by a case at its edge: commits, the gate, acknowledgements, what may wait and what is given up.
+#![allow(clippy::unwrap_used)]
+
+mod bounds;
+mod clock;
+mod commit;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use weir_plugin_api::{Batch, Cell, Identity, InputCounts, Kind, Lane, Position, Series, filter::Filter};
+
+use super::*;
+use crate::{
+    operators::expr::Expr,
+    spec::{AlertSpec, Durability, InputSpec, LevelSpec, OutputSpec},
+};
+
+pub(super) const MS: i64 = 1_000_000;
+pub(super) const S: i64 = 1_000_000_000;
+/// Wall time at steady 0: 2027.
+pub(super) const EPOCH: i64 = 1_800_000_000 * S;
+
+/// One input whose points pass to two outputs, and an alert that holds a siren.
+pub(super) fn spec() -> EngineSpec {
+    let output = |name: &str| OutputSpec { name: name.into(), alerts: true, results: true, ..OutputSpec::default() };
+    EngineSpec {
+        inputs: vec![InputSpec { name: "in".into(), window_messages: 20 }],
+        outputs: vec![output("near"), output("far")],
+        levels: vec![LevelSpec { name: "siren".into(), at_once: false }],
+        alerts: vec![AlertSpec {
+            name: "hot".into(),
+            when: Expr::parse("v > 100").unwrap(),
+            clear: None,
+            for_: 0,
+            keep: 0,
+            by: None,
+            window: None,
+            filter: Filter::default(),
+            severity: "critical".into(),
+            edge_actions: 0,
+            level_actions: vec![0],
+        }],
+        ..EngineSpec::default()
+    }
+}
+
+/// A core with clocks, and a disk that does what it is told when it is told to.
+pub(super) struct World {
+    pub core: Core,
+    pub now: Now,
+    pub spec: Arc<EngineSpec>,
+    announced: bool,
+    number: u64,
+    /// Journal blocks handed to the disk.
+    pub blocks: Vec<(BlockNumber, BlockMeta, Vec<u8>)>,
+    /// Outbox blocks by place.
+    pub outbox: BTreeMap<OutboxPlace, OutboxBlock>,
+    segment: u64,
+}
+
+impl World {
+    pub fn new(spec: EngineSpec) -> Self {
+        let spec = Arc::new(spec);
+        let now = Now { steady: S, wall: EPOCH + S, quality: ClockQuality::Synced };
+        let core = Core::new(Arc::clone(&spec), now);
+        let mut world = Self { core, now, spec, announced: false, number: 0, blocks: Vec::new(), outbox: BTreeMap::new(), segment: 0 };
+        let mut effects = Vec::new();
+        world.core.start(now, &mut effects);
+        world
+    }
+
+    pub fn pass(&mut self, nanos: i64) {
+        self.now.steady += nanos;
+        self.now.wall += nanos;
+    }
+
+    pub fn step(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.core.step(self.now, event, &mut effects);
+        for effect in &effects {
+            if let Effect::Append { block, bytes, meta, .. } = effect {
+                self.blocks.push((*block, meta.clone(), bytes.clone()));
+            }
+        }
+        effects
+    }
+
+    /// Points of one series with these values, a millisecond apart, as one batch.
+    pub fn batch(&mut self, position: Position, values: &[f64]) -> Vec<Effect> {
+        self.number += 1;
+        let cells = values
+            .iter()
+            .enumerate()
+            .map(|(i, value)| Cell {
+                series: 0,
+                field: 0,
+                kind: Kind::Float as u8,
+                flags: Cell::START,
+                time: self.now.wall + i as i64 * MS,
+                value: value.to_bits(),
+            })
+            .collect();
+        let mut batch = Batch {
+            number: self.number,
+            position,
+            read_at: self.now.steady,
+            counts: InputCounts { read: values.len() as u64, ..InputCounts::default() },
+            cells,
+            points: values.len() as u32,
+            ..Batch::default()
+        };
+        if !std::mem::replace(&mut self.announced, true) {
+            batch.new_series.push(Arc::new(Series::from_parts("m", &[("device", "a")])));
+            batch.new_partitions.push("a".into());
+            batch.new_fields.push("v".into());
+        }
+        self.step(Event::Batch { input: 0, batch })
+    }
+
+    /// Points that are committed and durable.
+    pub fn take(&mut self, values: &[f64]) -> Vec<Effect> {
+        let mut effects = self.batch(Position::None, values);
+        self.pass(self.spec.storage.commit_interval);
+        effects.extend(self.step(Event::Time));
+        effects.extend(self.sync());
+        effects
+    }
+
+    pub fn sync(&mut self) -> Vec<Effect> {
+        let block = self.core.commit.next_block - 1;
+        self.step(Event::Durable { block, synced: true })
+    }
+
+    /// Makes a checkpoint the way the disk would; the state.
+    pub fn checkpoint(&mut self) -> Vec<u8> {
+        let effects = self.step(Event::Checkpoint);
+        self.sync();
+        self.write_checkpoint(effects)
+    }
+
+    /// Performs the checkpoint among these effects.
+    pub fn write_checkpoint(&mut self, effects: Vec<Effect>) -> Vec<u8> {
+        let (number, outbox, state) = effects
+            .into_iter()
+            .find_map(|e| match e {
+                Effect::Checkpoint { number, outbox, state, .. } => Some((number, outbox, state)),
+                _ => None,
+            })
+            .unwrap();
+        let mut places = Vec::new();
+        for block in outbox {
+            self.segment += 1;
+            let place = OutboxPlace { segment: self.segment, offset: 0, bytes: block.bytes.len() as u32 };
+            self.outbox.insert(place, block);
+            places.push(place);
+        }
+        self.blocks.clear();
+        self.step(Event::CheckpointDone { number, outbox: places, journal_used: 0 });
+        state
+    }
+
+    /// Killed and started again from `state` (or nothing) and the journal since.
+    pub fn restart(&mut self, state: Option<&[u8]>) {
+        let found: Vec<FoundBlock> =
+            self.outbox.iter().map(|(place, b)| FoundBlock { lane: b.lane, place: *place, first: b.first }).collect();
+        self.core = match state {
+            Some(state) => Core::restore(Arc::clone(&self.spec), state, &found, self.now).unwrap(),
+            None => Core::new(Arc::clone(&self.spec), self.now),
+        };
+        for (_, meta, bytes) in &self.blocks {
+            self.core.replay(meta, bytes).unwrap();
+        }
+        self.announced = false;
+        let mut effects = Vec::new();
+        self.core.start(self.now, &mut effects);
+    }
+
+    /// What an output gets next, read from the outbox if it is there: identity and value of each point meant for it.
+    pub fn want(&mut self, output: u16) -> Vec<(Identity, f64)> {
+        let effects = self.step(Event::Want { output, lane: Lane::Results });
+        self.offered(output, effects)
+    }
+
+    /// The points offered among these effects, reads of the outbox performed.
+    pub fn offered(&mut self, output: u16, mut effects: Vec<Effect>) -> Vec<(Identity, f64)> {
+        while let Some((lane, place)) = effects.iter().find_map(|e| match e {
+            Effect::ReadOutbox { lane, place, .. } => Some((*lane, *place)),
+            _ => None,
+        }) {
+            let bytes = self.outbox.get(&place).map(|b| b.bytes.clone());
+            effects = self.step(Event::OutboxRead { output, lane, place, bytes });
+        }
+        let mut points = Vec::new();
+        for effect in effects {
+            if let Effect::Offer { output: to, chunk, from, .. } = effect
+                && to == output
+            {
+                let meant = (from..chunk.len()).filter(|i| chunk.route(*i) & 1 << output != 0);
+                points.extend(meant.map(|i| (chunk.identity(i), f64::from_bits(chunk.cells[chunk.starts[i] as usize].value))));
+            }
+        }
+        points
+    }
+
+    pub fn delivered(&mut self, output: u16, points: &[(Identity, f64)]) -> Vec<Effect> {
+        let counts = DeliveryCounts { delivered: points.len() as u64, ..DeliveryCounts::default() };
+        let upto = points.last().unwrap().0;
+        self.step(Event::Delivered { output, lane: Lane::Results, upto, counts, token: 0 })
+    }
+
+    /// Everything an output can get, delivered; the values.
+    pub fn drain(&mut self, output: u16) -> Vec<f64> {
+        let mut values = Vec::new();
+        loop {
+            let points = self.want(output);
+            if points.is_empty() {
+                return values;
+            }
+            values.extend(points.iter().map(|(_, value)| *value));
+            self.delivered(output, &points);
+        }
+    }
+
+    pub fn line(&self, output: usize) -> OutputLine {
+        self.core.ledger().outputs[output].clone()
+    }
+
+    /// The ledger balances.
+    pub fn balances(&self) {
+        assert_eq!(self.core.ledger().residues(), Vec::<String>::new());
+    }
+}
+
+pub(super) fn appends(effects: &[Effect]) -> usize {
+    effects.iter().filter(|e| matches!(e, Effect::Append { .. })).count()
+}
+
+pub(super) fn acknowledged(effects: &[Effect]) -> Vec<u64> {
+    effects.iter().filter_map(|e| if let Effect::Acknowledge { number, .. } = e { Some(*number) } else { None }).collect()
+}
+
+pub(super) fn checkpoints(effects: &[Effect]) -> usize {
+    effects.iter().filter(|e| matches!(e, Effect::Checkpoint { .. })).count()
+}
+
+pub(super) fn armed(effects: &[Effect]) -> Option<i64> {
+    effects.iter().rev().find_map(|e| if let Effect::Arm { at } = e { Some(*at) } else { None })
+}
