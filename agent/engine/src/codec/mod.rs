@@ -13,3 +13,5 @@ pub mod bytes;
 pub mod cells;
 pub mod chunk;
 pub mod record;
+#[cfg(test)]
+mod tests;
