@@ -5,13 +5,12 @@ use std::sync::Arc;
 use weir_plugin_api::{Chunk, Lane};
 
 use super::{Core, Effect, Now, OutboxBlock, OutboxPlace, waiting::Stored};
-use crate::{
-    codec::{cells::CellEncoder, chunk},
-    record::DeliveryCounts,
-};
+use crate::codec::{cells::CellEncoder, chunk};
 
 /// Points of small chunks that are merged into one block of the outbox.
 const BLOCK_POINTS: usize = 8192;
+/// A checkpoint that failed is tried again after this long, nanoseconds.
+const RETRY: i64 = 5_000_000_000;
 
 /// Where checkpoints stand.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,14 +25,17 @@ pub(crate) struct CheckpointState {
     pub wanted: bool,
     /// Journal bytes that one being written makes free.
     pub covers: u64,
-    /// After a failure not again before this steady time.
+    /// After a failure not again before this steady time …
     pub not_before: i64,
+    /// … and then whether or not a bound asks for it.
+    pub retry: bool,
 }
 
 impl Core {
     /// Whether the bounds of memory or journal ask for one.
     fn checkpoint_due(&self) -> bool {
-        self.waiting.bytes() > self.spec.limits.results_waiting_bytes_max
+        self.checkpoint.retry
+            || self.waiting.bytes() > self.spec.limits.results_waiting_bytes_max
             || self.commit.journal_bytes >= self.spec.storage.journal_bytes_max / 3
     }
 
@@ -52,7 +54,7 @@ impl Core {
         if !due && !self.checkpoint.wanted {
             return;
         }
-        self.checkpoint.wanted = false;
+        (self.checkpoint.wanted, self.checkpoint.retry) = (false, false);
         self.commit_now(now, effects);
         let outbox = self.spill();
         self.checkpoint.number += 1;
@@ -142,8 +144,7 @@ impl Core {
         }
     }
 
-    /// The previous checkpoints stand. What was meant for the outbox is encoded nowhere else, so it is asked for again at once after
-    /// making room, or later.
+    /// The previous checkpoints stand. What was meant for the outbox is encoded nowhere else, so it is asked for again after a while.
     pub(super) fn checkpoint_failed(&mut self, now: Now, number: u64, no_space: bool, reason: String, effects: &mut Vec<Effect>) {
         if self.checkpoint.running != Some(number) {
             return;
@@ -151,11 +152,12 @@ impl Core {
         self.checkpoint.running = None;
         effects.push(Effect::Log { error: true, message: format!("checkpoint failed: {reason}") });
         self.unspill();
-        if no_space && self.give_up_oldest(now, |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() }) {
-            self.checkpoint.wanted = true;
-        } else {
-            self.checkpoint.not_before = now.steady + 5_000_000_000;
+        // Its file goes with the next checkpoint that gets through: to give up more at once would win nothing.
+        if no_space && self.give_up_segment(now) {
+            effects.push(Effect::Log { error: true, message: "disk full: the oldest results in the outbox are given up".into() });
         }
+        self.checkpoint.not_before = now.steady + RETRY;
+        self.checkpoint.retry = true;
     }
 }
 

@@ -6,7 +6,7 @@ use weir_plugin_api::{Chunk, Identity, Lane};
 
 use super::{
     Core, Effect, Now, OutboxPlace,
-    waiting::{Next, Stored, count},
+    waiting::{Held, Next, Stored, count},
 };
 use crate::{
     codec::chunk,
@@ -54,11 +54,13 @@ impl Core {
         let queue = self.waiting.lane(lane);
         queue.cursors[index].reading = false;
         let Some(stored) = queue.stored.iter().find(|b| b.place == Some(place)).cloned() else { return };
-        match bytes.and_then(|bytes| chunk::decode(&bytes, &names).ok()) {
+        // One with other points than the state says would be asked for again and again.
+        let whole = |chunk: &Chunk| {
+            let last = chunk.len().checked_sub(1).map(|last| chunk.identity(last));
+            last == Some(stored.last) && chunk.identity(0) == stored.first
+        };
+        match bytes.and_then(|bytes| chunk::decode(&bytes, &names).ok()).filter(whole) {
             Some(chunk) => {
-                if chunk.is_empty() {
-                    return;
-                }
                 self.settle_skipped(now, output, lane, stored.last, &chunk);
                 let queue = self.waiting.lane(lane);
                 let Some((chunk, from)) = queue.take(index, &Arc::new(chunk)) else {
@@ -176,6 +178,8 @@ impl Core {
         } else if old {
             self.give_up_oldest(now, |points| DeliveryCounts { expired_age: points, ..DeliveryCounts::default() });
         }
+        // Nothing can be spilled to a dead disk.
+        while self.failed.is_some() && self.waiting.bytes() > self.spec.limits.results_waiting_bytes_max && self.give_up_held(now) {}
         self.count_bounds(now);
     }
 
@@ -200,6 +204,36 @@ impl Core {
         false
     }
 
+    /// Gives up the oldest segment of results in the outbox, so that its file becomes free; whether there was one. Alerts stay.
+    pub(super) fn give_up_segment(&mut self, now: Now) -> bool {
+        let oldest = |core: &Self| {
+            let queue = &core.waiting.lanes[Lane::Results as usize];
+            queue.stored.iter().find(|b| queue.can_be_given_up(b)).and_then(|b| b.place).map(|p| p.segment)
+        };
+        let Some(segment) = oldest(self) else { return false };
+        while oldest(self) == Some(segment) {
+            if !self.give_up_oldest(now, |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() }) {
+                break;
+            }
+        }
+        true
+    }
+
+    /// Gives up the oldest chunk in memory that is not with every output already, results before alerts; whether there was one.
+    fn give_up_held(&mut self, now: Now) -> bool {
+        for lane in [Lane::Results, Lane::Alerts] {
+            let queue = &self.waiting.lanes[lane as usize];
+            let open = |h: &&Held| h.counts.iter().zip(&queue.cursors).any(|(count, cursor)| *count > 0 && cursor.sent < h.last);
+            let Some(stored) = queue.held.iter().find(open).map(as_block) else { continue };
+            let expired = |points| DeliveryCounts { expired_bytes: points, ..DeliveryCounts::default() };
+            let outputs = 0..stored.counts.len() as u16;
+            if outputs.map(|output| self.expire(now, output, lane, &stored, expired)).sum::<u64>() > 0 {
+                return true;
+            }
+        }
+        false
+    }
+
     /// `metric_buffer_limit`: an output with more points waiting gives up its oldest ones, block by block, chunk by chunk.
     fn count_bounds(&mut self, now: Now) {
         for index in 0..self.lines.len() {
@@ -216,16 +250,7 @@ impl Core {
                 }
                 let wanted = |last: Identity, counts: &[u32]| last > cursor.sent && counts.get(index).is_some_and(|c| *c > 0);
                 let block = queue.stored.iter().find(|b| wanted(b.last, &b.counts)).cloned();
-                let block = block.or_else(|| {
-                    let held = queue.held.iter().find(|h| wanted(h.last, &h.counts))?;
-                    Some(Stored {
-                        place: None,
-                        first: held.chunk.identity(0),
-                        last: held.last,
-                        counts: held.counts.clone(),
-                        observed: held.observed,
-                    })
-                });
+                let block = block.or_else(|| queue.held.iter().find(|h| wanted(h.last, &h.counts)).map(as_block));
                 let Some(block) = block else { break };
                 if cursor.outstanding.saturating_sub(u64::from(block.counts[index])) < limit && cursor.outstanding < limit + limit / 8 {
                     // Whole chunks go; a little over the limit is better than far below it.
@@ -237,6 +262,11 @@ impl Core {
             }
         }
     }
+}
+
+/// A chunk in memory as the block it might become.
+fn as_block(held: &Held) -> Stored {
+    Stored { place: None, first: held.chunk.identity(0), last: held.last, counts: held.counts.clone(), observed: held.observed }
 }
 
 /// The identity just before another.

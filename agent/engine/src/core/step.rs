@@ -420,6 +420,9 @@ impl Core {
 
     /// The destination knows better where it stands: what it has and nobody noted is delivered. Takes effect with the next step.
     pub fn set_output_cursor(&mut self, output: u16, resume: OutputResume) {
+        // What has no cause here, or none any more, is not had: another result may get that identity.
+        let last = Identity { record: self.next_record - 1, ordinal: u32::MAX };
+        let resume = OutputResume { alerts: resume.alerts.min(last), results: resume.results.min(last), ..resume };
         self.told.push((output, resume));
     }
 

@@ -7,6 +7,18 @@ fn failed(number: u64, no_space: bool) -> Event {
     Event::CheckpointFailed { number, no_space, reason: "disk".into() }
 }
 
+/// Outputs that take whole commits of four points, ten of them spilled one by one.
+fn spilled(spec: EngineSpec) -> (World, Vec<u8>) {
+    let mut world = World::new(spec);
+    let mut state = Vec::new();
+    for commit in 0..10 {
+        let first = f64::from(commit * 4);
+        world.take(&[first, first + 1.0, first + 2.0, first + 3.0]);
+        state = world.checkpoint();
+    }
+    (world, state)
+}
+
 #[test]
 fn many_small_commits_fill_the_journal_by_pages_and_so_ask_for_a_checkpoint() {
     let mut spec = spec();
@@ -93,5 +105,116 @@ fn what_a_checkpoint_had_moved_when_the_disk_died_is_delivered_from_memory() {
     world.step(Event::Checkpoint);
     world.step(Event::StorageFailed { reason: "dead".into() });
     assert_eq!(world.drain(0), [1.0, 2.0]);
+    world.balances();
+}
+
+#[test]
+fn with_a_dead_disk_memory_stays_bounded() {
+    let mut spec = spec();
+    spec.storage.on_failure = OnStorageFailure::Continue;
+    spec.limits.results_waiting_bytes_max = 16 << 10;
+    let mut world = World::new(spec);
+    world.step(Event::StorageFailed { reason: "dead".into() });
+    for _ in 0..500 {
+        world.take(&[1.0, 2.0, 3.0, 4.0]);
+    }
+    assert!(world.core.wants_batches());
+    assert!(world.core.waiting.bytes() <= 16 << 10, "{} bytes", world.core.waiting.bytes());
+    assert!(world.line(0).expired_bytes > 0);
+    world.balances();
+}
+
+#[test]
+fn a_full_outbox_gives_up_its_oldest_and_leaves_what_an_output_holds() {
+    let (mut world, state) = spilled(spec());
+    let held = world.want(0);
+    assert_eq!(held.len(), 4);
+    let bytes: u64 = world.outbox.keys().map(|p| u64::from(p.bytes)).sum();
+    let mut smaller = (*world.spec).clone();
+    smaller.storage.outbox_bytes_max = bytes - 1;
+    world.core.spec = Arc::new(smaller);
+    world.step(Event::Time);
+    assert_eq!(world.line(1).expired_bytes, 4);
+    world.balances();
+    world.delivered(0, &held);
+    assert_eq!(world.line(0).delivered, 4);
+    world.balances();
+    // After a crash nobody sees either again, and the counts are the same.
+    world.take(&[40.0]);
+    world.restart(Some(&state));
+    assert_eq!((world.line(0).delivered, world.line(1).expired_bytes), (4, 4));
+    for output in 0..2 {
+        let (missing, line) = (world.drain(output), usize::from(output));
+        assert_eq!(missing.len() as u64, 41 - 4 - (world.line(line).expired_bytes - u64::from(output == 1) * 4));
+        assert_eq!(missing.last(), Some(&40.0));
+        assert_eq!(world.line(line).waiting(), 0);
+    }
+    world.balances();
+}
+
+#[test]
+fn one_output_may_be_behind_by_a_block_that_another_has() {
+    let (mut world, state) = spilled(spec());
+    assert_eq!(world.drain(0).len(), 40);
+    assert_eq!(world.want(1).len(), 4);
+    world.restart(Some(&state));
+    assert_eq!(world.drain(1).len(), 40);
+    world.balances();
+}
+
+#[test]
+fn an_old_outbox_is_given_up_by_age() {
+    let mut spec = spec();
+    spec.storage.outbox_age_max = 3600 * S;
+    let (mut world, _) = spilled(spec);
+    world.drain(0);
+    world.pass(3601 * S);
+    world.step(Event::Time);
+    for _ in 0..20 {
+        world.step(Event::Time);
+    }
+    assert_eq!(world.line(1).expired_age, 40);
+    assert_eq!(world.line(0).expired_age, 0);
+    world.balances();
+}
+
+#[test]
+fn an_outputs_own_bound_drops_its_oldest_and_nobody_elses() {
+    let mut spec = spec();
+    spec.outputs[1].waiting_points_max = 10;
+    let mut world = World::new(spec);
+    for commit in 0..10 {
+        world.take(&[f64::from(commit), 0.5, 0.5, 0.5]);
+    }
+    let line = world.line(1);
+    assert!(line.waiting() <= 12, "{} wait", line.waiting());
+    assert_eq!(line.expired_bytes + line.waiting(), 40);
+    assert_eq!(world.line(0).waiting(), 40);
+    assert_eq!(world.drain(1).last(), Some(&0.5));
+    world.balances();
+}
+
+#[test]
+fn a_full_disk_gives_up_results_slowly_and_keeps_alerts() {
+    let (mut world, _) = spilled(spec());
+    world.take(&[101.0]);
+    world.checkpoint();
+    world.take(&[7.0]);
+    let mut tries = 0;
+    for _ in 0..60 {
+        world.pass(S);
+        let mut effects = world.step(Event::Time);
+        if tries == 0 {
+            effects.extend(world.step(Event::Checkpoint));
+        }
+        if checkpoints(&effects) > 0 {
+            tries += 1;
+            let number = world.core.checkpoint.number;
+            assert_eq!(checkpoints(&world.step(failed(number, true))), 0, "not again at once: nothing is free yet");
+        }
+    }
+    assert!((2..=13).contains(&tries), "{tries} tries in a minute");
+    assert!(world.line(1).expired_disk > 0);
+    assert_eq!(world.core.waiting.lanes[Lane::Alerts as usize].cursors[0].outstanding, 2, "both transitions wait");
     world.balances();
 }

@@ -4,6 +4,7 @@
 mod bounds;
 mod clock;
 mod commit;
+mod recovery;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -183,13 +184,17 @@ impl World {
 
     /// The points offered among these effects, reads of the outbox performed.
     pub fn offered(&mut self, output: u16, mut effects: Vec<Effect>) -> Vec<(Identity, f64)> {
-        while let Some((lane, place)) = effects.iter().find_map(|e| match e {
-            Effect::ReadOutbox { lane, place, .. } => Some((*lane, *place)),
-            _ => None,
-        }) {
+        for _ in 0..100 {
+            let read =
+                effects.iter().find_map(|e| if let Effect::ReadOutbox { lane, place, .. } = e { Some((*lane, *place)) } else { None });
+            let Some((lane, place)) = read else { return self.points(output, effects) };
             let bytes = self.outbox.get(&place).map(|b| b.bytes.clone());
             effects = self.step(Event::OutboxRead { output, lane, place, bytes });
         }
+        panic!("the same blocks are read again and again");
+    }
+
+    fn points(&self, output: u16, effects: Vec<Effect>) -> Vec<(Identity, f64)> {
         let mut points = Vec::new();
         for effect in effects {
             if let Effect::Offer { output: to, chunk, from, .. } = effect

@@ -1,0 +1,127 @@
+//! What a restart finds: cursors, damage, destinations that know better.
+
+use weir_plugin_api::plugin::OutputResume;
+
+use super::*;
+
+#[test]
+fn results_that_were_delivered_are_not_offered_again_after_a_crash() {
+    let mut world = World::new(spec());
+    world.take(&[1.0, 2.0, 3.0]);
+    let points = world.want(0);
+    world.delivered(0, &points[..2]);
+    world.take(&[4.0]);
+    world.restart(None);
+    assert_eq!(world.drain(0), [3.0, 4.0]);
+    assert_eq!(world.drain(1), [1.0, 2.0, 3.0, 4.0]);
+    world.balances();
+}
+
+#[test]
+fn results_in_the_state_come_back_before_those_of_the_journal() {
+    let mut world = World::new(spec());
+    world.take(&[1.0, 2.0]);
+    let state = world.checkpoint();
+    world.take(&[3.0]);
+    world.restart(Some(&state));
+    assert_eq!(world.drain(0), [1.0, 2.0, 3.0]);
+    world.balances();
+}
+
+#[test]
+fn a_destination_that_knows_better_is_believed_within_a_chunk_and_the_ledger_says_so() {
+    let mut world = World::new(spec());
+    world.take(&[1.0, 2.0, 3.0]);
+    let state = world.checkpoint();
+    world.take(&[4.0, 5.0]);
+    let all: Vec<_> = [world.want(0), world.want(0)].concat();
+    assert_eq!(all.len(), 5);
+    for (known, left) in [(1, vec![3.0, 4.0, 5.0]), (2, vec![4.0, 5.0]), (3, vec![5.0]), (4, vec![])] {
+        world.restart(Some(&state));
+        world.core.set_output_cursor(0, OutputResume { results: all[known].0, ..OutputResume::default() });
+        assert_eq!(world.drain(0), left, "up to {known}");
+        assert_eq!(world.line(0).delivered, 5);
+        assert_eq!(world.line(0).waiting(), 0);
+        world.balances();
+    }
+}
+
+#[test]
+fn a_destination_that_knows_of_results_we_never_made_skips_none_of_ours() {
+    let mut world = World::new(spec());
+    let future = Identity { record: 1000, ordinal: 0 };
+    world.core.set_output_cursor(0, OutputResume { results: future, ..OutputResume::default() });
+    world.take(&[1.0]);
+    assert_eq!(world.drain(0), [1.0]);
+}
+
+#[test]
+fn a_damaged_outbox_block_costs_itself_only() {
+    let mut world = World::new(spec());
+    for first in [0.0, 10.0, 20.0] {
+        world.take(&[first, first + 1.0]);
+        world.checkpoint();
+    }
+    let second = *world.outbox.keys().nth(1).unwrap();
+    world.outbox.get_mut(&second).unwrap().bytes[0] ^= 0xff;
+    let first = world.want(0);
+    // The first is still with the output's task when the damage is found.
+    let third = world.want(0);
+    assert_eq!(third.iter().map(|(_, v)| *v).collect::<Vec<_>>(), [20.0, 21.0]);
+    world.balances();
+    world.delivered(0, &first);
+    world.delivered(0, &third);
+    let line = world.line(0);
+    assert_eq!((line.delivered, line.expired_disk, line.waiting()), (4, 2, 0));
+    world.balances();
+}
+
+#[test]
+fn a_missing_outbox_block_costs_itself_only_and_is_counted_once() {
+    let mut world = World::new(spec());
+    let mut state = Vec::new();
+    for first in [0.0, 10.0, 20.0] {
+        world.take(&[first, first + 1.0]);
+        state = world.checkpoint();
+    }
+    let second = *world.outbox.keys().nth(1).unwrap();
+    world.outbox.remove(&second);
+    for _ in 0..3 {
+        world.restart(Some(&state));
+        state = world.checkpoint();
+        assert_eq!(world.core.ledger().damage.outbox_blocks, 1);
+        world.balances();
+    }
+    assert_eq!(world.drain(0), [0.0, 1.0, 20.0, 21.0]);
+    assert_eq!(world.line(0).expired_disk, 2);
+    world.balances();
+}
+
+#[test]
+fn a_block_that_holds_other_points_than_the_state_says_is_damaged() {
+    let mut world = World::new(spec());
+    for first in [0.0, 10.0] {
+        world.take(&[first]);
+        world.checkpoint();
+    }
+    let places: Vec<_> = world.outbox.keys().copied().collect();
+    let first = world.outbox[&places[0]].bytes.clone();
+    world.outbox.get_mut(&places[1]).unwrap().bytes = first;
+    assert_eq!(world.drain(0), [0.0]);
+    assert_eq!(world.line(0).expired_disk, 1);
+    world.balances();
+}
+
+#[test]
+fn an_output_that_is_gone_releases_what_waited_for_it() {
+    let mut world = World::new(spec());
+    world.take(&[1.0]);
+    let state = world.checkpoint();
+    let mut fewer = (*world.spec).clone();
+    fewer.outputs.remove(1);
+    world.spec = Arc::new(fewer);
+    world.restart(Some(&state));
+    assert_eq!(world.drain(0), [1.0]);
+    assert!(world.core.waiting.lanes.iter().all(|l| l.stored.is_empty()));
+    world.balances();
+}
