@@ -108,9 +108,12 @@ impl CoreThread {
             match message {
                 Message::Event(event) => {
                     let checkpointed = matches!(event, Event::CheckpointDone { .. } | Event::CheckpointFailed { .. });
+                    let failed = matches!(event, Event::CheckpointFailed { .. });
                     self.core.step(self.clock.now(), event, effects);
                     self.perform(effects, armed);
-                    if checkpointed && last_checkpoint.is_some() && self.core.is_idle() {
+                    // A full disk must not keep a stop waiting: what the last checkpoint could not hold, the journal still does.
+                    let given_up = failed && !self.core.is_checkpointing();
+                    if checkpointed && last_checkpoint.is_some() && (given_up || self.core.is_idle()) {
                         *last_checkpoint = Some(true);
                     }
                 }

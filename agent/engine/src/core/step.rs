@@ -413,6 +413,11 @@ impl Core {
             && self.checkpoint.running.is_none()
     }
 
+    /// A checkpoint is being written.
+    pub fn is_checkpointing(&self) -> bool {
+        self.checkpoint.running.is_some()
+    }
+
     /// Storage has failed for good.
     pub fn is_failed(&self) -> bool {
         self.failed.is_some()
