@@ -79,6 +79,12 @@ impl Core {
         for lane in Lane::ALL {
             let queue = self.waiting.lane(lane);
             queue.drop_done();
+            // Written again at the end, so that files become free that hold nothing else.
+            for (index, chunk) in queue.pinning() {
+                let stored = &mut queue.stored[index];
+                self.moved.extend(stored.place.take().map(|place| (lane, stored.first, place)));
+                blocks.push(outbox_block(lane, &chunk, &names, &mut encoder));
+            }
             let mut merged: Option<(Chunk, Vec<u32>, i64)> = None;
             let held = std::mem::take(&mut queue.held);
             queue.bytes = 0;
@@ -95,12 +101,11 @@ impl Core {
             }
             finished.extend(merged);
             for (chunk, counts, observed) in finished {
-                let mut bytes = Vec::new();
-                chunk::encode(&chunk, &names, &mut encoder, &mut bytes);
-                let (first, last) = (chunk.identity(0), chunk.identity(chunk.len() - 1));
-                let times = chunk.cells.iter().fold((i64::MAX, i64::MIN), |(low, high), c| (low.min(c.time), high.max(c.time)));
-                blocks.push(OutboxBlock { lane: lane as u8, first, last, points: chunk.len() as u32, times, bytes });
-                self.waiting.lane(lane).stored.push_back(Stored { place: None, first, last, counts, observed });
+                let block = outbox_block(lane, &chunk, &names, &mut encoder);
+                let queue = self.waiting.lane(lane);
+                queue.stored.push_back(Stored { place: None, first: block.first, last: block.last, counts, observed });
+                queue.keep(&Arc::new(chunk));
+                blocks.push(block);
             }
         }
         blocks
@@ -108,6 +113,10 @@ impl Core {
 
     /// A checkpoint failed: what it had moved to the outbox waits in memory again.
     pub(super) fn unspill(&mut self) {
+        for (lane, first, place) in std::mem::take(&mut self.moved) {
+            let stored = self.waiting.lane(lane).stored.iter_mut().find(|b| b.first == first);
+            stored.into_iter().for_each(|b| b.place = Some(place));
+        }
         for lane in &mut self.waiting.lanes {
             lane.stored.retain(|b| b.place.is_some());
         }
@@ -131,6 +140,7 @@ impl Core {
         self.checkpoint.running = None;
         self.checkpoint.made += 1;
         self.spilled.clear();
+        self.moved.clear();
         self.commit.journal_bytes = self.commit.journal_bytes.saturating_sub(self.checkpoint.covers);
         let mut places = places.iter();
         for lane in &mut self.waiting.lanes {
@@ -159,6 +169,14 @@ impl Core {
         self.checkpoint.not_before = now.steady + RETRY;
         self.checkpoint.retry = true;
     }
+}
+
+fn outbox_block(lane: Lane, chunk: &Chunk, names: &[&str], encoder: &mut CellEncoder) -> OutboxBlock {
+    let mut bytes = Vec::new();
+    chunk::encode(chunk, names, encoder, &mut bytes);
+    let (first, last) = (chunk.identity(0), chunk.identity(chunk.len() - 1));
+    let times = chunk.cells.iter().fold((i64::MAX, i64::MIN), |(low, high), c| (low.min(c.time), high.max(c.time)));
+    OutboxBlock { lane: lane as u8, first, last, points: chunk.len() as u32, times, bytes }
 }
 
 /// Appends the points of `more`, names and text moved behind those of `chunk`.

@@ -63,10 +63,12 @@ impl Core {
             Some(chunk) => {
                 self.settle_skipped(now, output, lane, stored.last, &chunk);
                 let queue = self.waiting.lane(lane);
-                let Some((chunk, from)) = queue.take(index, &Arc::new(chunk)) else {
+                let block = Arc::new(chunk);
+                let Some((chunk, from)) = queue.take(index, &block) else {
                     queue.drop_done();
                     return;
                 };
+                queue.keep(&block);
                 let age = self.last_observed - stored.observed;
                 effects.push(Effect::Offer { output, lane, chunk, from, age });
             }

@@ -314,6 +314,8 @@ pub struct Core {
     armed: i64,
     /// Chunks the running checkpoint has moved to the outbox: they come back if it fails.
     spilled: Vec<(Lane, Held)>,
+    /// Blocks it writes again elsewhere, by first identity, and where they were: that counts again if it fails.
+    moved: Vec<(Lane, Identity, OutboxPlace)>,
     /// Stamp of the last replayed record.
     replayed: Stamp,
     /// Observed time of the last step.

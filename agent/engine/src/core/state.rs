@@ -78,6 +78,7 @@ impl Core {
             failed: None,
             armed: i64::MAX,
             spilled: Vec::new(),
+            moved: Vec::new(),
             replayed: Stamp::default(),
             last_observed: 0,
             spec,

@@ -67,6 +67,9 @@ pub struct LaneQueue {
     pub cursors: Vec<Cursor>,
     /// Bytes of memory held.
     pub bytes: usize,
+    /// Blocks of the outbox that are on their way to an output, by their last identity: the task has them in memory too. At most what is on
+    /// its way to each output.
+    pub kept: Vec<(Identity, Arc<Chunk>)>,
 }
 
 /// What an output gets next.
@@ -200,6 +203,30 @@ impl LaneQueue {
         (cursor.outstanding.saturating_sub(cursor.in_flight)).saturating_sub(stored.chain(held).sum())
     }
 
+    /// Keeps a block that is, or will be, on its way to an output, so that it can be moved.
+    pub fn keep(&mut self, chunk: &Arc<Chunk>) {
+        let last = chunk.identity(chunk.len() - 1);
+        if self.is_on_its_way(chunk.identity(0), last) && self.kept.iter().all(|(kept, _)| *kept != last) {
+            self.kept.push((last, Arc::clone(chunk)));
+        }
+    }
+
+    fn is_on_its_way(&self, first: Identity, last: Identity) -> bool {
+        self.cursors.iter().any(|c| c.in_flight > 0 && c.sent >= first && c.done < last)
+    }
+
+    /// Blocks in front of the lane that nothing but an output's task needs, in segments that would be free without them: index in `stored`
+    /// and chunk.
+    pub fn pinning(&self) -> Vec<(usize, Arc<Chunk>)> {
+        let Some(open) = self.stored.iter().position(|b| self.can_be_given_up(b)) else { return Vec::new() };
+        let Some(needed) = self.stored[open].place.map(|p| p.segment) else { return Vec::new() };
+        let front = self.stored.iter().enumerate().take(open);
+        front
+            .filter(|(_, b)| b.place.is_some_and(|p| p.segment < needed))
+            .filter_map(|(index, b)| self.kept.iter().find(|(last, _)| *last == b.last).map(|(_, chunk)| (index, Arc::clone(chunk))))
+            .collect()
+    }
+
     /// Whether the store has it and some output has not been offered all of it.
     pub fn can_be_given_up(&self, block: &Stored) -> bool {
         block.place.is_some() && block.counts.iter().zip(&self.cursors).any(|(count, cursor)| *count > 0 && cursor.sent < block.last)
@@ -210,6 +237,9 @@ impl LaneQueue {
         let done = |last: Identity, counts: &[u32], cursors: &[Cursor]| {
             counts.iter().zip(cursors).all(|(count, cursor)| *count == 0 || cursor.done >= last)
         };
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.retain(|(last, chunk)| self.is_on_its_way(chunk.identity(0), *last));
+        self.kept = kept;
         // What was given up lies behind what is on its way and must not wait for it.
         let gaps = self.cursors.iter().any(|c| !c.gaps.is_empty());
         if gaps {

@@ -218,3 +218,62 @@ fn a_full_disk_gives_up_results_slowly_and_keeps_alerts() {
     assert_eq!(world.core.waiting.lanes[Lane::Alerts as usize].cursors[0].outstanding, 2, "both transitions wait");
     world.balances();
 }
+
+#[test]
+fn a_dead_destination_does_not_keep_the_files_of_what_was_given_up() {
+    let mut spec = spec();
+    spec.outputs.truncate(1);
+    spec.storage.outbox_bytes_max = 1000;
+    let mut world = World::new(spec);
+    let mut held = Vec::new();
+    let mut freed = 0;
+    for commit in 0..100 {
+        world.take(&[f64::from(commit), 0.5, 0.25, 0.125]);
+        let effects = world.step(Event::Checkpoint);
+        freed = effects
+            .iter()
+            .find_map(|e| if let Effect::Checkpoint { outbox_free_below, .. } = e { Some(outbox_free_below[1]) } else { None })
+            .unwrap();
+        world.sync();
+        world.write_checkpoint(effects);
+        if commit == 0 {
+            // Offered from the outbox, and never settled: the destination is down.
+            held = world.want(0);
+        }
+    }
+    assert_eq!(held.len(), 4);
+    assert!(world.line(0).expired_bytes > 0);
+    assert!(freed > 50, "segments from {freed} on are kept, of 100");
+    world.delivered(0, &held);
+    assert_eq!(world.line(0).delivered, 4);
+    world.balances();
+}
+
+#[test]
+fn a_block_that_was_moved_is_delivered_after_a_crash_and_comes_first() {
+    for fails in [false, true] {
+        let mut world = World::new(spec());
+        let mut state = Vec::new();
+        for first in [0.0, 10.0, 20.0] {
+            world.take(&[first, first + 1.0]);
+            state = world.checkpoint();
+        }
+        assert_eq!(world.want(0).len(), 2);
+        assert_eq!(world.want(1).len(), 2);
+        let old = world.outbox.len();
+        let effects = world.step(Event::Checkpoint);
+        world.sync();
+        if fails {
+            world.step(failed(world.core.checkpoint.number, false));
+        } else {
+            state = world.write_checkpoint(effects);
+            assert_eq!(world.outbox.len(), old + 1, "the block both hold is written again");
+            world.outbox.pop_first();
+        }
+        world.restart(Some(&state));
+        for output in 0..2 {
+            assert_eq!(world.drain(output), [0.0, 1.0, 10.0, 11.0, 20.0, 21.0]);
+        }
+        world.balances();
+    }
+}
