@@ -121,7 +121,7 @@ weir_plugin_api::options! {
         held_bytes_max: Size = Size(8 << 20),
         /// Points held back while the clock is not set, in time.
         held_age_max: Duration = Duration::from_secs(3600),
-        /// Batches (of up to 1024 fields) between an input and the core.
+        /// Batches (of up to 1024 fields, or one larger message) between an input and the core.
         ring_batches: usize = 8,
     }
 }

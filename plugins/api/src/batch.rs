@@ -4,10 +4,14 @@ use std::sync::Arc;
 
 use crate::{cell::Cell, position::Position, series::Series};
 
-/// Cells after which a batch is full; a point that is being written is finished first.
+/// Cells after which a batch is full; a point or message that is being written is finished first.
 pub const BATCH_CELLS: usize = 1024;
 /// Bytes of text after which a batch is full.
 pub const BATCH_TEXT: usize = 64 * 1024;
+/// Cells one message may have: it is in one batch as a whole, however many it has.
+pub const MESSAGE_CELLS: usize = 256 * 1024;
+/// Bytes of text one message, and one point, may have.
+pub const MESSAGE_TEXT: usize = 16 * 1024 * 1024;
 
 /// Points counted before the journal, since the batch before: they ride in the record and become engine state there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,18 +153,18 @@ impl Batch {
         self.new_series.clear();
         self.new_partitions.clear();
         self.new_fields.clear();
-        // One giant payload must not pin its memory for good.
+        // One large message must not pin its memory for good.
         if self.text.capacity() > 4 * BATCH_TEXT {
             self.text.shrink_to(BATCH_TEXT);
         }
-        if self.cells.capacity() > 8 * BATCH_CELLS {
+        if self.cells.capacity() > 4 * BATCH_CELLS {
             self.cells.shrink_to(BATCH_CELLS);
         }
     }
 
-    /// Whether it has reached its size.
-    pub fn is_full(&self) -> bool {
-        self.cells.len() >= BATCH_CELLS || self.text.len() >= BATCH_TEXT
+    /// Whether it is so large that the pool, counted in batches, would be no bound of memory if there were many of it.
+    pub fn is_large(&self) -> bool {
+        self.cells.len() > 4 * BATCH_CELLS || self.text.len() > 4 * BATCH_TEXT
     }
 
     /// Whether it has nothing worth sending.

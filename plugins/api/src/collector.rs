@@ -4,13 +4,15 @@
 //! The hot path is `series` (one hash look-up of the raw bytes before the fields), `begin`, `field` (a guess that is nearly always
 //! right), `end`. Everything that costs, parsing tags, filters, renaming, happens when a raw key is seen for the first time.
 
+mod message;
+
 use std::{fmt::Display, hash::BuildHasher, ops::Range, sync::Arc};
 
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashTable};
 
 use crate::{
-    batch::{Batch, InputCounts},
+    batch::{BATCH_CELLS, BATCH_TEXT, Batch, InputCounts, MESSAGE_TEXT},
     cell::Cell,
     filter::Filter,
     position::Position,
@@ -179,6 +181,17 @@ pub struct Collector {
     new_partitions: Vec<Arc<str>>,
     new_fields: Vec<Arc<str>>,
     read_at: i64,
+    /// Cells and bytes of text that the batch is full with: more while a message is decoded.
+    cells_max: usize,
+    text_max: usize,
+}
+
+/// Where a message begins in the batch.
+struct Mark {
+    cells: usize,
+    text: usize,
+    points: u32,
+    counts: InputCounts,
 }
 
 #[derive(Clone, Copy)]
@@ -194,6 +207,9 @@ struct Open {
 }
 
 impl Collector {
+    /// Cells and bytes of text of a full batch.
+    const SIZE: (usize, usize) = (BATCH_CELLS, BATCH_TEXT);
+
     /// A collector that sends into `ring`.
     pub fn new(ring: RingSender, shape: Shape, clock: Arc<dyn Clock>) -> Self {
         let hasher = FixedState::default;
@@ -227,6 +243,8 @@ impl Collector {
             new_partitions: Vec::new(),
             new_fields: Vec::new(),
             read_at: 0,
+            cells_max: Self::SIZE.0,
+            text_max: Self::SIZE.1,
         }
     }
 
@@ -499,6 +517,10 @@ impl Collector {
             self.add_context_fields();
         }
         let Some(open) = self.open.take() else { return };
+        if self.batch.text.len() - open.first_text > MESSAGE_TEXT {
+            self.refuse_text(open);
+            return;
+        }
         self.counts.read += 1;
         if self.batch.cells.len() > open.first_cell {
             self.batch.points += 1;
@@ -509,6 +531,14 @@ impl Collector {
         } else {
             self.counts.refused_parse += 1;
         }
+    }
+
+    /// No block of the journal may become too long for it, however long a text is.
+    #[cold]
+    fn refuse_text(&mut self, open: Open) {
+        self.open = Some(open);
+        self.abandon();
+        self.refuse(Refusal::Size, format_args!("a point with more than {MESSAGE_TEXT} bytes of text"), b"");
     }
 
     #[cold]
@@ -600,7 +630,7 @@ impl Collector {
     /// Whether the batch should be flushed before more is decoded.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.batch.is_full()
+        self.batch.cells.len() >= self.cells_max || self.batch.text.len() >= self.text_max
     }
 
     /// Whether there is nothing to flush.
@@ -622,6 +652,10 @@ impl Collector {
         if self.is_empty() && position == Position::None {
             self.read_at = 0;
             return Ok(self.number);
+        }
+        if self.batch.is_large() {
+            // One at a time, or the pool would be no bound of memory.
+            self.ring.taken().await?;
         }
         let empty = self.ring.empty().await?;
         self.send(empty, position)

@@ -109,6 +109,25 @@ impl RingSender {
         if self.shared.closed.load(Ordering::Acquire) { Poll::Ready(Err(Closed)) } else { Poll::Pending }
     }
 
+    /// Waits until the core has taken everything that was sent.
+    ///
+    /// # Errors
+    /// [`Closed`] when the core has stopped.
+    pub async fn taken(&mut self) -> Result<(), Closed> {
+        std::future::poll_fn(|cx| self.poll_taken(cx)).await
+    }
+
+    fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        if self.filled.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.shared.register(cx.waker());
+        if self.filled.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.shared.closed.load(Ordering::Acquire) { Poll::Ready(Err(Closed)) } else { Poll::Pending }
+    }
+
     /// Sends a filled batch and wakes the core.
     ///
     /// # Errors

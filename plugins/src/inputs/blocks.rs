@@ -12,7 +12,7 @@ pub(super) const BLOCK: usize = 256 * 1024;
 pub(super) enum Cut {
     /// After any newline; many lines are one payload.
     Lines,
-    /// After any newline; each line is a payload of its own.
+    /// After any newline; each line is a payload of its own, in one batch with the position behind it.
     EachLine,
     /// After a line that begins and ends as a JSON document does, so that documents may be spread over indented lines.
     Documents,
@@ -24,7 +24,13 @@ impl Cut {
         use weir_plugin_api::options::Item;
         match section.node("data_format").map(|n| &n.item) {
             Some(Item::Text(format)) if format == "value" => Self::EachLine,
-            Some(Item::Text(format)) if format == "json" && spread => Self::Documents,
+            Some(Item::Text(format)) if format == "json" => {
+                if spread {
+                    Self::Documents
+                } else {
+                    Self::EachLine
+                }
+            }
             _ => Self::Lines,
         }
     }
@@ -115,7 +121,12 @@ impl Blocks {
                 at = end;
                 continue;
             }
-            let used = decoder.decode(payload, out).min(payload.len());
+            let used = if self.cut == Cut::EachLine {
+                out.message(decoder, payload);
+                payload.len()
+            } else {
+                decoder.decode(payload, out).min(payload.len())
+            };
             let reached = position(&payload[..used]);
             at += used;
             // Nothing used up means a full collector too.

@@ -53,7 +53,7 @@ weir_plugin_api::options! {
         ping_timeout: Duration = Duration::from_secs(10),
         /// Messages that may wait for their acknowledgement, 1 to 65535.
         max_undelivered_messages: u16 = 1000,
-        /// Largest packet taken; a larger message is counted, acknowledged and thrown away.
+        /// Largest packet taken; a larger message, and one of more than 262144 fields, is counted, acknowledged and thrown away.
         max_packet_size: Size = Size(10 * 1024 * 1024),
     }
 }

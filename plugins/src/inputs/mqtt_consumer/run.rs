@@ -322,12 +322,11 @@ impl Serving<'_> {
         let mut took = false;
         while let Some(incoming) = connection.next_packet()? {
             let collector = &mut context.collector;
-            let mut rest = None;
             match incoming {
                 Incoming::Publish(publish) => {
                     took = true;
                     self.pace.messages += 1;
-                    rest = self.message(&publish, collector);
+                    self.message(&publish, collector);
                 }
                 Incoming::TooLarge(publish, size) => {
                     took = true;
@@ -337,10 +336,6 @@ impl Serving<'_> {
                 }
                 Incoming::Control(control) => self.control(control, &context.name)?,
             }
-            while let Some(unread) = rest {
-                self.hand_over(connection, collector).await?;
-                rest = self.more(unread, collector);
-            }
             if collector.is_full() || self.consumer.flow.open.len() >= quarter {
                 self.hand_over(connection, collector).await?;
             }
@@ -348,16 +343,16 @@ impl Serving<'_> {
         Ok(took)
     }
 
-    /// Decodes a message; gives back what did not fit into the collector.
+    /// Decodes a message.
     #[inline]
-    fn message(&mut self, publish: &Publish<'_>, collector: &mut Collector) -> Option<Unread> {
+    fn message(&mut self, publish: &Publish<'_>, collector: &mut Collector) {
         let position = (self.consumer.persistent && publish.id != 0)
             .then(|| MessageId { id: publish.id, hash: redelivery::hash(publish.topic, publish.payload) });
         if publish.dup && position.is_some_and(|m| self.table.is_duplicate(m)) {
             collector.counts().read += 1;
             collector.counts().duplicate += 1;
             self.taken(publish.id, None);
-            return None;
+            return;
         }
         let reading = &mut self.consumer.reading;
         match reading.topics.context(publish.topic, collector) {
@@ -365,30 +360,12 @@ impl Serving<'_> {
             Err(error) => {
                 collector.refuse(Refusal::Parse, error, publish.topic);
                 self.taken(publish.id, position);
-                return None;
+                return;
             }
         }
-        let used = reading.decoder.decode(publish.payload, collector);
-        if used < publish.payload.len() {
-            return Some(Unread { payload: publish.payload[used..].to_vec(), at: 0, id: publish.id, position });
-        }
+        // In one batch with its position: a crash must not leave a part of what the broker will send again as a whole.
+        collector.message(reading.decoder.as_mut(), publish.payload);
         self.taken(publish.id, position);
-        None
-    }
-
-    /// Goes on with a message that was larger than a batch.
-    fn more(&mut self, mut unread: Unread, collector: &mut Collector) -> Option<Unread> {
-        let left = &unread.payload[unread.at..];
-        let used = self.consumer.reading.decoder.decode(left, collector);
-        if used < left.len() {
-            if used > 0 || collector.is_full() {
-                unread.at += used;
-                return Some(unread);
-            }
-            collector.refuse(Refusal::Parse, "the rest of a message can't be read", left);
-        }
-        self.taken(unread.id, unread.position);
-        None
     }
 
     /// A message is wholly in the collector, or counted there.
@@ -429,12 +406,4 @@ impl Serving<'_> {
         self.backoff.reset();
         Ok(())
     }
-}
-
-/// What is left of a message that did not fit into one batch.
-struct Unread {
-    payload: Vec<u8>,
-    at: usize,
-    id: u16,
-    position: Option<MessageId>,
 }

@@ -1,8 +1,7 @@
 //! Follows files as they grow, through rotation by renaming and by truncation, and resumes where it was after a crash.
 //!
 //! Files are polled: often while they grow, once a second when they are quiet. Every batch carries the position it reaches, so that
-//! after a `kill -9` no line is lost or read twice. (Except that a single JSON document with more points than a batch holds is read
-//! again as a whole when the agent dies in the middle of it.)
+//! after a `kill -9` no line is lost or read twice.
 
 mod followed;
 

@@ -179,3 +179,28 @@ async fn a_header_counts_after_a_restart_too() {
     rig.append("a.csv", "3,4\n");
     rig.run(async |_, receiver| assert_eq!(lines(receiver, 1).await, ["test t=3i,h=4i ?"])).await;
 }
+
+#[tokio::test]
+async fn a_line_with_more_points_than_a_batch_holds_is_one_batch_with_the_position_behind_it() {
+    let mut rig = Rig::new("a.json", vec![("data_format", text("json")), ("from_beginning", Item::Bool(true))]);
+    let document = |n: usize| format!("[{}]\n", (0..3000).map(|i| format!(r#"{{"n":{}}}"#, n + i)).collect::<Vec<_>>().join(","));
+    let (first, second) = (document(0), document(3000));
+    rig.append("a.json", &format!("{first}{second}"));
+    rig.run(async |_, receiver| {
+        let mut offsets = Vec::new();
+        for points in [3000, 3000] {
+            let batch = loop {
+                if let Some(batch) = receiver.ring.try_recv() {
+                    break batch;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            };
+            assert_eq!(batch.points, points);
+            let Position::Files(files) = &batch.position else { panic!("no position") };
+            offsets.push(files[0].offset);
+            receiver.ring.recycle(batch);
+        }
+        assert_eq!(offsets, [first.len() as u64, (first.len() + second.len()) as u64]);
+    })
+    .await;
+}

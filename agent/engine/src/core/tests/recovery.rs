@@ -1,6 +1,6 @@
 //! What a restart finds: cursors, damage, destinations that know better.
 
-use weir_plugin_api::plugin::OutputResume;
+use weir_plugin_api::{plugin::OutputResume, position::MessageId};
 
 use super::*;
 
@@ -15,6 +15,31 @@ fn results_that_were_delivered_are_not_offered_again_after_a_crash() {
     assert_eq!(world.drain(0), [3.0, 4.0]);
     assert_eq!(world.drain(1), [1.0, 2.0, 3.0, 4.0]);
     world.balances();
+}
+
+/// An input keeps a message in one batch: whichever blocks a crash leaves, its points are there with its position or not at all.
+#[test]
+fn a_large_message_survives_a_crash_as_a_whole_or_not_at_all() {
+    const POINTS: usize = 9000;
+    let values: Vec<f64> = (0..POINTS).map(|n| n as f64 / 1000.0).collect();
+    let message = |id| Position::Messages { session: 1, ids: vec![MessageId { id, hash: u32::from(id) }] };
+    let mut world = World::new(spec());
+    for id in 1..=4 {
+        world.batch(message(id), &values);
+        world.pass(200 * MS);
+        world.step(Event::Time);
+        world.sync();
+    }
+    let blocks = world.blocks.clone();
+    assert!(blocks.len() > 2, "the crash has places to be");
+    for left in 0..=blocks.len() {
+        world.blocks = blocks[..left].to_vec();
+        world.restart(None);
+        let known = world.core.resume(0).messages.len();
+        assert_eq!(world.core.ledger().inputs[0].recorded, (known * POINTS) as u64, "{left} blocks");
+        assert_eq!(world.drain(0).len(), known * POINTS);
+        world.balances();
+    }
 }
 
 #[test]
