@@ -91,7 +91,7 @@ impl EdgeTask {
                     return Some(DeliveryCounts { delivered: 1 - rejected, rejected, ..DeliveryCounts::default() });
                 }
                 Outcome::TooLarge => return Some(DeliveryCounts { rejected: 1, ..DeliveryCounts::default() }),
-                Outcome::Retry { after, reason } => (after.unwrap_or_else(|| backoff.step()), reason),
+                Outcome::Retry { after, reason } => (backoff.at_least(after), reason),
                 Outcome::Hold { reason } => (RETRY.1, reason),
             };
             self.health.retries.fetch_add(1, Ordering::Relaxed);

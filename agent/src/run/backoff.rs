@@ -24,6 +24,11 @@ impl Backoff {
         step / 2 + self.random.up_to(step / 2)
     }
 
+    /// The delay now, if the other side asked for one: never less than the step, or an asked-for nothing would be no delay at all.
+    pub fn at_least(&mut self, asked: Option<Duration>) -> Duration {
+        self.step().max(asked.unwrap_or_default())
+    }
+
     /// Back to the first step, after a success.
     pub fn reset(&mut self) {
         self.next = self.first;
@@ -54,6 +59,14 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wait_that_is_asked_for_adds_to_the_delay_and_never_takes_it_away() {
+        let mut backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(4), 7);
+        assert!(backoff.at_least(Some(Duration::ZERO)) >= Duration::from_secs(1));
+        assert_eq!(backoff.at_least(Some(Duration::from_secs(30))), Duration::from_secs(30));
+        assert!(backoff.at_least(None) >= Duration::from_secs(2), "it went on doubling");
+    }
 
     #[test]
     fn delays_double_up_to_the_bound_and_start_over_after_a_success() {

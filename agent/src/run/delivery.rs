@@ -300,7 +300,7 @@ impl Delivery {
                 None
             }
             Outcome::Retry { after, reason } => {
-                let delay = after.unwrap_or_else(|| self.backoff.step());
+                let delay = self.backoff.at_least(after);
                 self.failed(lane, points, delay, &reason, false);
                 Some(delay)
             }

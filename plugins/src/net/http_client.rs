@@ -22,6 +22,8 @@ use super::tls::{self, TlsOptions};
 
 /// Bytes of an answer that are read; the rest is of no interest.
 const ANSWER_MAX: usize = 256 * 1024;
+/// A server that wants to be left alone longer than this is asked again anyway.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 /// Characters of an answer that are shown to a person.
 const SHOWN_MAX: usize = 300;
 /// Connections kept open without use, and for how long: shorter than the idle limits of common servers.
@@ -269,14 +271,16 @@ pub async fn send(request: RequestBuilder) -> Result<Answer, String> {
     Ok(answer)
 }
 
-/// Seconds, or a date, which is compared with the server's own clock: ours may be wrong.
+/// Seconds, or a date, which is compared with the server's own clock: ours may be wrong. Never more than [`RETRY_AFTER_MAX`].
 fn retry_after(text: &str, date: Option<&str>) -> Option<Duration> {
-    if let Ok(seconds) = text.trim().parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        // Too large for a number is too long for us as well.
+        return Some(text.parse().map_or(RETRY_AFTER_MAX, Duration::from_secs).min(RETRY_AFTER_MAX));
     }
     let seconds = |text: &str| jiff::fmt::rfc2822::parse(text).ok().map(|time| time.timestamp().as_second());
-    let wait = seconds(text)? - seconds(date?)?;
-    Some(Duration::from_secs(u64::try_from(wait).unwrap_or(0)))
+    let wait = seconds(text)?.saturating_sub(seconds(date?)?);
+    Some(Duration::from_secs(u64::try_from(wait).unwrap_or(0)).min(RETRY_AFTER_MAX))
 }
 
 #[cfg(test)]

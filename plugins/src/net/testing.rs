@@ -105,3 +105,82 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Request> {
     request.body = String::from_utf8(body).unwrap();
     Some(request)
 }
+
+/// What a [`Hostile`] peer does once it has read a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Act {
+    /// Sends these bytes.
+    Say(Vec<u8>),
+    /// Sends these bytes again and again, for as long as somebody takes them.
+    SayForever(Vec<u8>),
+    /// Keeps the connection open and says nothing.
+    Hang,
+}
+
+impl Act {
+    pub(crate) fn say(text: impl AsRef<[u8]>) -> Self {
+        Self::Say(text.as_ref().to_vec())
+    }
+}
+
+/// A peer that follows a script in place of HTTP, then closes the connection.
+pub(crate) struct Hostile {
+    pub port: u16,
+    requests: Arc<Mutex<Vec<Request>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Hostile {
+    /// The same script for every connection.
+    pub(crate) async fn start(script: Vec<Act>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let requests: Arc<Mutex<Vec<Request>>> = Arc::default();
+        let seen = Arc::clone(&requests);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (script, seen) = (script.clone(), Arc::clone(&seen));
+                tokio::spawn(async move {
+                    let mut stream = BufReader::new(stream);
+                    let Some(request) = read(&mut stream).await else { return };
+                    seen.lock().unwrap().push(request);
+                    follow(stream.get_mut(), &script).await;
+                });
+            }
+        });
+        Self { port, requests, task }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Everything asked so far.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn follow(stream: &mut TcpStream, script: &[Act]) {
+    for act in script {
+        match act {
+            Act::Say(bytes) => {
+                if stream.write_all(bytes).await.is_err() {
+                    return;
+                }
+            }
+            Act::SayForever(bytes) => while stream.write_all(bytes).await.is_ok() {},
+            Act::Hang => {
+                let mut end = [0];
+                // Until the other side has had enough.
+                let _ = stream.read(&mut end).await;
+            }
+        }
+    }
+}

@@ -28,6 +28,8 @@ use crate::net::http_client::{self, Authorization, ContentEncoding, shown};
 
 /// Requests of one write after which a refused part is no longer taken apart but refused as a whole.
 const REQUESTS_MAX: usize = 256;
+/// Requests after which a server that has never taken a line, and refuses each without a readable word, is left alone.
+const REFUSALS_MAX: usize = 16;
 /// Addresses remembered for that many databases.
 const DATABASES_MAX: usize = 256;
 
@@ -82,6 +84,8 @@ pub(crate) struct Writer {
     body_max: usize,
     /// Bytes of the last write: what the next will need.
     bytes: usize,
+    /// The server has taken a line: what it refuses then, it refuses for the line's sake.
+    taken: bool,
 }
 
 /// A write to one database while its parts are sent.
@@ -91,6 +95,8 @@ struct Job<'p> {
     lines: Lines,
     parts: VecDeque<Vec<u32>>,
     rejected: BTreeMap<usize, Rejection>,
+    /// Parts refused without a readable word that can't be taken apart any further, and that word.
+    unclear: Vec<(Vec<u32>, String)>,
     requests: usize,
     created: bool,
 }
@@ -118,7 +124,7 @@ impl Job<'_> {
 impl Writer {
     /// A writer that has not connected yet.
     pub(crate) fn new(settings: WriterSettings) -> Self {
-        Self { settings, current: 0, targets: HashMap::new(), body_max: usize::MAX, bytes: 4096 }
+        Self { settings, current: 0, targets: HashMap::new(), body_max: usize::MAX, bytes: 4096, taken: false }
     }
 
     /// Writes points, each to its database.
@@ -152,17 +158,18 @@ impl Writer {
     /// Writes lines to one database; gives the rejected points, or what else the write came to.
     async fn write_lines(&mut self, database: &str, points: &Points, lines: Lines) -> Result<BTreeMap<usize, Rejection>, Outcome> {
         let parts = self.parts(&lines);
-        let mut job = Job { database, points, lines, parts, rejected: BTreeMap::new(), requests: 0, created: false };
+        let mut job = Job { database, points, lines, parts, rejected: BTreeMap::new(), unclear: Vec::new(), requests: 0, created: false };
         while let Some(part) = job.parts.pop_front() {
             let body = job.lines.body(&part);
             let size = body.len();
             job.requests += 1;
             match self.send(database, body).await {
-                Verdict::Plain(Outcome::Delivered { .. }) => {}
+                Verdict::Plain(Outcome::Delivered { .. }) => self.taken = true,
                 Verdict::Plain(Outcome::TooLarge) => self.too_large(&mut job, &part, size),
                 Verdict::Plain(other) => return Err(other),
                 Verdict::NoDatabase { reason } => self.create(&mut job, part, reason).await?,
                 Verdict::Partial { named, dropped, reason } => {
+                    self.taken = true;
                     let found = blame::lines(&named, &part, &job.lines);
                     if !found.is_empty() && found.len() >= dropped.unwrap_or(0) {
                         found.iter().for_each(|(line, why)| job.reject(&[*line], "partial", why));
@@ -171,7 +178,19 @@ impl Writer {
                     }
                 }
                 Verdict::Refused { named, reason } => Self::refused(&mut job, &part, &named, &reason),
+                Verdict::Unreadable { reason } if !self.taken && job.requests >= REFUSALS_MAX => return Err(stranger(&reason)),
+                Verdict::Unreadable { reason } => {
+                    if !job.split(&part) {
+                        job.unclear.push((part, reason));
+                    }
+                }
             }
+        }
+        for (part, reason) in std::mem::take(&mut job.unclear) {
+            if !self.taken {
+                return Err(stranger(&reason));
+            }
+            job.reject(&part, "400", &reason);
         }
         Ok(job.rejected)
     }
@@ -312,6 +331,11 @@ impl Output for Writer {
     }
 }
 
+/// Whoever refuses everything without a readable word need not be an InfluxDB: nothing is given up on its account.
+fn stranger(reason: &str) -> Outcome {
+    Outcome::Hold { reason: format!("{reason}; nothing was ever taken here, so this may not be an InfluxDB") }
+}
+
 fn point_tag<'p>(point: PointView<'p>, tag: &str) -> Option<&'p str> {
     point.series().tag(tag)
 }
@@ -347,5 +371,7 @@ fn write_url(base: &Url, api: &Api, database: &str) -> Url {
     url
 }
 
+#[cfg(all(test, feature = "output-influxdb", feature = "output-influxdb_v2"))]
+mod hostile;
 #[cfg(all(test, feature = "output-influxdb", feature = "output-influxdb_v2"))]
 mod tests;

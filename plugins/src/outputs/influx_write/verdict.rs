@@ -8,7 +8,10 @@
 //! | 2 | 400 naming lines | none is in: leave those out, send the rest |
 //! | 2 | 422 `partial write: … dropped=N` | the others are in |
 //! | 3 | 400 with `data: [{line_number, error_message}]` | the others are in, unless it says that parsing failed as a whole |
+//! | all | 204 | all is in; any other 2xx is somebody else's (a portal, a proxy) |
 //! | all | 413 | too large |
+//! | nobody | 400 with a page | a proxy's opinion: wait |
+//! | nobody | 400 that can't be read | the lines are taken apart, if this server has ever taken one |
 
 use serde_json::Value as Json;
 use weir_plugin_api::plugin::Outcome;
@@ -42,6 +45,8 @@ pub(crate) enum Verdict {
     Partial { named: Vec<Named>, dropped: Option<usize>, reason: String },
     /// Nothing is in; the named lines are why, and with none named nobody knows which.
     Refused { named: Vec<Named>, reason: String },
+    /// Nothing is in, and what it says about it can't be read.
+    Unreadable { reason: String },
     /// The database is missing (1.x).
     NoDatabase { reason: String },
 }
@@ -54,13 +59,20 @@ pub(crate) fn read(answer: &Answer) -> Verdict {
     if answer.status >= 500 && answer.body.contains("retention policy not found") {
         return Verdict::Plain(Outcome::Hold { reason: answer.shown() });
     }
+    if matches!(answer.status, 200..=299) && answer.status != 204 {
+        let reason = format!("{}, where an InfluxDB answers 204", answer.shown());
+        return Verdict::Plain(Outcome::Retry { after: None, reason });
+    }
     if !matches!(answer.status, 400 | 422) {
         let unknown = || Outcome::Retry { after: answer.retry_after, reason: answer.shown() };
         return Verdict::Plain(answer.common_outcome().unwrap_or_else(unknown));
     }
-    let Ok(json @ Json::Object(_)) = serde_json::from_str::<Json>(&answer.body) else {
+    if answer.is_page() {
         // No InfluxDB said this: a proxy's opinion must not burn data.
         return Verdict::Plain(Outcome::Hold { reason: format!("{}, not the answer of an InfluxDB", answer.shown()) });
+    }
+    let Ok(json @ Json::Object(_)) = serde_json::from_str::<Json>(&answer.body) else {
+        return Verdict::Unreadable { reason: answer.shown() };
     };
     let message = ["message", "error"].iter().filter_map(|key| json.get(key)?.as_str()).collect::<Vec<_>>().join(": ");
     let reason = if message.is_empty() { answer.shown() } else { message.clone() };
