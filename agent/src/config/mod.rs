@@ -124,8 +124,9 @@ fn check(merged: &Merged, hash: u64, context: &Context<'_>) -> Option<Config> {
         series_max: limits.series_max,
         directory: state_directory(directory.as_deref(), context.environment),
     };
-    let inputs = plugins::inputs(merged, &settings, context);
-    let outputs = plugins::outputs(merged, &settings, context);
+    let mut claims = plugins::Claims::default();
+    let inputs = plugins::inputs(merged, &settings, &mut claims, context);
+    let outputs = plugins::outputs(merged, &settings, &mut claims, context);
     let windows = operators::windows(merged, &limits, context);
     let alerts = operators::alerts(merged, &windows, &outputs.names, context);
     nothing_to_do(merged, context);

@@ -204,7 +204,7 @@ fn window(section: &Section<'_>, names: &Names, limits: &Limits, context: &Conte
     let lateness = nanos(section, "lateness", table.lateness);
     let allowed_lateness = nanos(section, "allowed_lateness", table.allowed_lateness);
     let panes = (period / every).saturating_add(lateness.saturating_add(allowed_lateness) / every).saturating_add(1);
-    if usize::try_from(panes).is_ok_and(|panes| panes > limits.panes_per_group_max) {
+    if !table.every.is_zero() && usize::try_from(panes).is_ok_and(|panes| panes > limits.panes_per_group_max) {
         let message = format!("a group of this window needs {panes} panes, [limits] panes_per_group_max is {}", limits.panes_per_group_max);
         section.error_help("every", message, "make `every` longer, or `period` and the latenesses shorter, or raise the limit");
     }

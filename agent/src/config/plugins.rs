@@ -7,7 +7,7 @@ use weir_plugin_api::{
     collector::Shape,
     filter::Filter,
     options::{Item, Place, Section, nearest},
-    plugin::{ActionEntry, AnyAction, AnyInput, BuildContext, BuiltInput, Entry, InputEntry, OutputEntry},
+    plugin::{ActionEntry, AnyAction, AnyInput, BuildContext, Entry, InputEntry, OutputEntry},
 };
 
 use super::{
@@ -132,16 +132,15 @@ pub struct Settings<'a> {
 }
 
 /// Reads and builds every input.
-pub fn inputs(merged: &Merged, settings: &Settings<'_>, context: &Context<'_>) -> Inputs {
+pub fn inputs(merged: &Merged, settings: &Settings<'_>, claims: &mut Claims, context: &Context<'_>) -> Inputs {
     let names = named(&merged.inputs, "an input named", context);
-    let mut claims: Vec<(String, Place)> = Vec::new();
     let mut inputs = Inputs { specs: Vec::new(), built: Vec::new() };
     for (plugin, name) in merged.inputs.iter().zip(names) {
         let path = format!("inputs.{}", plugin.name);
         let Some(entry) = find(&context.registry.inputs, "inputs", plugin, context) else { continue };
-        let section = Section::new(path, &plugin.table, plugin.place.clone(), &context.diagnostics);
+        let section = Section::new(path.as_str(), &plugin.table, plugin.place.clone(), &context.diagnostics);
         if let Some(input) = input(&section, entry, name, settings, context) {
-            claim(&input.built, &plugin.place, &mut claims, context);
+            claims.take(&input.built.claims, &path, &plugin.place, context);
             inputs.specs.push(InputSpec { name: input.name.clone(), window_messages: window_messages(&section, entry) });
             inputs.built.push(input);
         }
@@ -233,15 +232,22 @@ fn window_messages(section: &Section<'_>, entry: &InputEntry) -> u32 {
     }
 }
 
-fn claim(input: &BuiltInput, place: &Place, claims: &mut Vec<(String, Place)>, context: &Context<'_>) {
-    for claim in &input.claims {
-        match claims.iter().find(|(known, _)| overlap(known, claim)) {
-            Some((_, before)) => {
-                let message =
-                    format!("{} is taken by the input at {}", claim.split_once(':').map_or(claim.as_str(), |c| c.1), context.name(before));
-                context.error(place.clone(), message, Some("only one input can have it: remove one of them, or change its address".into()));
+/// What plugins must have to themselves: who has it and where that is written.
+#[derive(Default)]
+pub struct Claims(Vec<(String, String, Place)>);
+
+impl Claims {
+    fn take(&mut self, claims: &[String], plugin: &str, place: &Place, context: &Context<'_>) {
+        for claim in claims {
+            match self.0.iter().find(|(known, _, _)| overlap(known, claim)) {
+                Some((_, owner, before)) => {
+                    let what = claim.split_once(':').map_or(claim.as_str(), |c| c.1);
+                    let message = format!("{what} is taken by the {owner} at {}", context.name(before));
+                    let help = "only one can have it: remove one of them, or change its address";
+                    context.error(place.clone(), message, Some(help.into()));
+                }
+                None => self.0.push((claim.clone(), plugin.to_owned(), place.clone())),
             }
-            None => claims.push((claim.clone(), place.clone())),
         }
     }
 }
@@ -262,7 +268,7 @@ fn overlap(a: &str, b: &str) -> bool {
 }
 
 /// Reads and builds every output and action.
-pub fn outputs(merged: &Merged, settings: &Settings<'_>, context: &Context<'_>) -> Outputs {
+pub fn outputs(merged: &Merged, settings: &Settings<'_>, claims: &mut Claims, context: &Context<'_>) -> Outputs {
     let mut all = Outputs::default();
     // Outputs and edge actions keep cursors, so their names share one space.
     let plugins: Vec<&Plugin> = merged.outputs.iter().chain(&merged.actions).collect();
@@ -272,6 +278,7 @@ pub fn outputs(merged: &Merged, settings: &Settings<'_>, context: &Context<'_>) 
         let Some(entry) = find(&context.registry.outputs, "outputs", plugin, context) else { continue };
         let section = Section::new(format!("outputs.{}", plugin.name), &plugin.table, plugin.place.clone(), &context.diagnostics);
         if let Some((spec, output)) = output(&section, entry, name.clone(), settings, context) {
+            claims.take(&output.output.claims(), &section.path, &plugin.place, context);
             all.specs.push(spec);
             all.outputs.push(output);
         }
@@ -279,7 +286,7 @@ pub fn outputs(merged: &Merged, settings: &Settings<'_>, context: &Context<'_>) 
     }
     for (plugin, name) in merged.actions.iter().zip(for_actions) {
         let built = find(&context.registry.actions, "actions", plugin, context)
-            .and_then(|entry| action(plugin, entry, name.clone(), settings, &mut all, context));
+            .and_then(|entry| action(plugin, entry, name.clone(), settings, (&mut all, claims), context));
         if built.is_none() {
             all.names.failed.push(name.clone());
         }
@@ -343,7 +350,7 @@ fn action(
     entry: &'static ActionEntry,
     name: String,
     settings: &Settings<'_>,
-    all: &mut Outputs,
+    (all, claims): (&mut Outputs, &mut Claims),
     context: &Context<'_>,
 ) -> Option<()> {
     let section = Section::new(format!("actions.{}", plugin.name), &plugin.table, plugin.place.clone(), &context.diagnostics);
@@ -357,6 +364,7 @@ fn action(
             all.specs.push(OutputSpec { name: name.clone(), alerts: true, edge: true, expires_after, ..OutputSpec::default() });
         }
         Some(AnyAction::Level(level)) => {
+            claims.take(&level.claims(), &section.path, &plugin.place, context);
             all.names.level.insert(name.clone(), all.levels.len());
             all.levels.push(LevelSpec { name: name.clone(), at_once: level.at_once() });
         }

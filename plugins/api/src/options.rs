@@ -182,9 +182,12 @@ impl<'a> Section<'a> {
                 self.push(Severity::Error, node.place.clone(), message, None, true);
                 None
             }
-            Err(message) => {
-                let (node, message) = blamed(node, &message);
-                self.push(Severity::Error, node.place.clone(), format!("`{key}`: {message}"), None, false);
+            Err(messages) => {
+                // A list tells of each of its elements in a line.
+                for message in messages.lines() {
+                    let (node, message) = blamed(node, message);
+                    self.push(Severity::Error, node.place.clone(), format!("`{key}`: {message}"), None, false);
+                }
                 None
             }
         }
@@ -509,7 +512,14 @@ impl<T: FromNode> FromNode for Vec<T> {
     const KIND: &'static str = "array";
     fn from_node(node: &Node, section: &Section<'_>, key: &str) -> Result<Self, String> {
         let Item::Array(items) = &node.item else { return expected("an array", node) };
-        items.iter().enumerate().map(|(i, item)| T::from_node(item, section, key).map_err(|e| format!("element {}: {e}", i + 1))).collect()
+        let (mut values, mut errors) = (Vec::with_capacity(items.len()), Vec::new());
+        for (i, item) in items.iter().enumerate() {
+            match T::from_node(item, section, key) {
+                Ok(value) => values.push(value),
+                Err(error) => errors.push(format!("element {}: {error}", i + 1)),
+            }
+        }
+        if errors.is_empty() { Ok(values) } else { Err(errors.join("\n")) }
     }
     fn to_toml(&self) -> String {
         format!("[{}]", self.iter().map(FromNode::to_toml).collect::<Vec<_>>().join(", "))

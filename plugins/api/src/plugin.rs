@@ -278,6 +278,11 @@ pub trait Output: Send {
         Box::pin(async {})
     }
 
+    /// What it must have to itself, `kind:name`: a file, a line. Two plugins with the same claim are a configuration error.
+    fn claims(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Points per write when the configuration sets no `metric_batch_size`; 0 leaves it at the agent's.
     fn preferred_batch(&self) -> usize {
         0
@@ -352,6 +357,11 @@ pub trait LevelAction: Send {
     /// Called at a clean stop, with what the configuration wants then (`on_exit`).
     fn exit<'a>(&'a mut self) -> BoxFuture<'a, ()> {
         Box::pin(async {})
+    }
+
+    /// What it must have to itself, as [`Output::claims`].
+    fn claims(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// Whether it may be set before the cause is durable (`fire = "at_once"`).

@@ -52,12 +52,14 @@ pub static ENTRY: ActionEntry =
 fn build(section: &Section<'_>, _context: &BuildContext) -> Option<AnyAction> {
     let options = Options::read(section)?;
     let path = chip_path(section, &options.chip)?;
-    Some(AnyAction::Level(Box::new(Level { chip: Box::new(Device::new(path)), options, output: None })))
+    let claim = format!("gpio:{}:{}", crate::claim::canonical(&path).display(), options.line);
+    Some(AnyAction::Level(Box::new(Level { chip: Box::new(Device::new(path)), options, claim, output: None })))
 }
 
 struct Level {
     chip: Box<dyn Chip>,
     options: Options,
+    claim: String,
     /// The line, once it was set: before that, nothing is known of what it should be.
     output: Option<Box<dyn Output>>,
 }
@@ -94,6 +96,10 @@ impl LevelAction for Level {
         Box::pin(std::future::ready(()))
     }
 
+    fn claims(&self) -> Vec<String> {
+        vec![self.claim.clone()]
+    }
+
     fn at_once(&self) -> bool {
         self.options.fire == Fire::AtOnce
     }
@@ -108,7 +114,7 @@ mod tests {
 
     fn level(script: &Script, on_exit: OnExit) -> Level {
         let options = Options { chip: "/dev/gpiochip0".into(), line: 4, active_low: false, safe_level: false, on_exit, fire: Fire::AtOnce };
-        Level { chip: Box::new(script.clone()), options, output: None }
+        Level { chip: Box::new(script.clone()), options, claim: String::new(), output: None }
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 //! Each format is a cargo feature and a module; what two of them need (numbers, time layouts) stands beside them.
 
 use weir_plugin_api::{
+    Collector, PointView,
     options::{OptionSpec, Section},
     plugin::{Decoder, Encoder},
 };
@@ -83,7 +84,7 @@ fn decoders_or(section: &Section<'_>, default: &str) -> Option<Decoders> {
     }
     refuse_unsupported(section);
     let format = format_of(section, default)?;
-    match format.as_str() {
+    let decoders = match format.as_str() {
         #[cfg(feature = "codec-influx")]
         "influx" => influx::InfluxDecoder::read(section).map(clones),
         #[cfg(feature = "codec-json")]
@@ -96,7 +97,22 @@ fn decoders_or(section: &Section<'_>, default: &str) -> Option<Decoders> {
             unknown(section, &format, "read", READS);
             None
         }
+    };
+    // The error is told; with something in its place the plugin's other options are checked in the same run.
+    Some(decoders.unwrap_or_else(|| Box::new(|| Box::new(Refused))))
+}
+
+/// Stands for the codec of a configuration that has been refused; such a configuration never runs.
+struct Refused;
+
+impl Decoder for Refused {
+    fn decode(&mut self, bytes: &[u8], _: &mut Collector) -> usize {
+        bytes.len()
     }
+}
+
+impl Encoder for Refused {
+    fn encode(&mut self, _: PointView<'_>, _: &mut Vec<u8>) {}
 }
 
 /// Options of every decoder, for documentation.
@@ -119,7 +135,7 @@ pub fn decoder_specs() -> Vec<OptionSpec> {
 pub fn encoder(section: &Section<'_>) -> Option<Box<dyn Encoder>> {
     refuse_unsupported(section);
     let format = format_of(section, "influx")?;
-    match format.as_str() {
+    let encoder: Option<Box<dyn Encoder>> = match format.as_str() {
         #[cfg(feature = "codec-influx")]
         "influx" => influx::InfluxEncoder::read(section).map(|e| Box::new(e) as _),
         #[cfg(feature = "codec-json")]
@@ -128,7 +144,8 @@ pub fn encoder(section: &Section<'_>) -> Option<Box<dyn Encoder>> {
             unknown(section, &format, "write", WRITES);
             None
         }
-    }
+    };
+    Some(encoder.unwrap_or_else(|| Box::new(Refused)))
 }
 
 /// Options of every encoder, for documentation.

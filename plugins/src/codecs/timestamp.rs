@@ -3,7 +3,7 @@
 //! A layout is taken apart once, when the configuration is read; reading a time then walks its elements.
 
 use jiff::{
-    civil,
+    Zoned, civil,
     tz::{Offset, TimeZone},
 };
 
@@ -42,7 +42,7 @@ enum Element {
     Second,
     Fraction,
     HalfDay,
-    /// `MST`: a name; only UTC, GMT and Z are known.
+    /// `MST`: an abbreviation.
     ZoneName,
     /// `-07:00`, `-0700`, `-07`; with `true` a `Z` means UTC.
     Offset(bool),
@@ -155,8 +155,21 @@ impl TimeFormat {
         }
         let time = parts.civil()?;
         let zone = parts.offset.map_or_else(|| self.zone.clone(), Offset::to_time_zone);
-        let zoned = time.to_zoned(zone).map_err(|_| "the time is out of range".to_owned())?;
-        i64::try_from(zoned.timestamp().as_nanosecond()).map_err(|_| "the time is out of range".to_owned())
+        let out_of_range = || "the time is out of range".to_owned();
+        let zoned = match &parts.abbreviation {
+            Some(name) if parts.offset.is_none() => self.abbreviated(time, name).ok_or_else(out_of_range)?,
+            _ => time.to_zoned(zone).map_err(|_| out_of_range())?,
+        };
+        i64::try_from(zoned.timestamp().as_nanosecond()).map_err(|_| out_of_range())
+    }
+
+    /// As Go reads an abbreviation: an offset of the configured zone that is called so there, else UTC, since elsewhere it may mean
+    /// anything.
+    fn abbreviated(&self, time: civil::DateTime, name: &str) -> Option<Zoned> {
+        let called = |zoned: &Zoned| self.zone.to_offset_info(zoned.timestamp()).abbreviation() == name;
+        let ambiguous = self.zone.to_ambiguous_zoned(time);
+        let found = [ambiguous.clone().earlier(), ambiguous.later()].into_iter().flatten().find(called);
+        found.or_else(|| time.to_zoned(TimeZone::UTC).ok())
     }
 }
 
@@ -227,6 +240,13 @@ struct Parts {
     nanos: i32,
     afternoon: Option<bool>,
     offset: Option<Offset>,
+    abbreviation: Option<String>,
+}
+
+/// A zone's abbreviation in front of a text, such as `UTC`, `MST` or `CEST`, and what follows.
+fn abbreviation(text: &str) -> Option<(&str, &str)> {
+    let length = text.bytes().take_while(u8::is_ascii_uppercase).count();
+    (matches!(length, 3..=5) || text.starts_with('Z') && length == 1).then(|| text.split_at(length))
 }
 
 impl Parts {
@@ -258,8 +278,9 @@ impl Parts {
                 rest
             }
             Element::ZoneName => {
-                self.offset = Some(Offset::UTC);
-                ["UTC", "GMT", "Z"].iter().find_map(|name| text.strip_prefix(name))?
+                let (name, rest) = abbreviation(text)?;
+                self.abbreviation = Some(name.to_owned());
+                rest
             }
             Element::Offset(z_is_utc) => self.zone_offset(text, *z_is_utc)?,
         };
@@ -374,6 +395,11 @@ mod tests {
             ("RFC1123Z", "", "Mon, 02 Jan 2006 08:04:05 -0700", Some(t)),
             ("Monday, January 2, 2006 at 3:04:05pm", "", "Monday, January 2, 2006 at 3:04:05pm", Some(t)),
             ("2006.002 15:04:05", "", "2006.002 15:04:05", Some(t)),
+            ("02 Jan 06 15:04 MST", "", "04 Jan 06 15:04 MST", Some(1_136_387_040_000_000_000)),
+            ("02 Jan 06 15:04 MST", "MST7MDT,M3.2.0,M11.1.0", "04 Jan 06 15:04 MST", Some(1_136_412_240_000_000_000)),
+            ("02 Jan 06 15:04 MST", "MST7MDT,M3.2.0,M11.1.0", "04 Jan 06 15:04 CET", Some(1_136_387_040_000_000_000)),
+            ("RFC1123", "", "Mon, 02 Jan 2006 15:04:05 GMT", Some(t)),
+            ("RFC1123", "", "Mon, 02 Jan 2006 15:04:05 1st", None),
             ("2006-01-02", "", "2006-02-30", None),
             ("2006-01-02", "", "2006-02-03x", None),
             ("rfc3339", "", "2006-01-02 15:04:05", None),

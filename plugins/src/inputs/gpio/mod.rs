@@ -96,7 +96,7 @@ fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
     if section.diagnostics().errors() > before {
         return None;
     }
-    let canonical = std::fs::canonicalize(&path).unwrap_or_else(|_| path.clone().into());
+    let canonical = crate::claim::canonical(&path);
     let claims = lines.iter().map(|line| format!("gpio:{}:{}", canonical.display(), line.input.offset)).collect();
     let chip: Box<dyn Chip> = Box::new(Device::new(path));
     Some(BuiltInput { input: AnyInput::Streaming(Box::new(Gpio::new(chip, lines, options.publish_every))), claims })

@@ -132,8 +132,7 @@ fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
 
 /// The port itself, whatever link it was named by.
 fn claim(port: &str) -> String {
-    let canonical = std::fs::canonicalize(port).unwrap_or_else(|_| port.into());
-    format!("serial:{}", canonical.display())
+    format!("serial:{}", crate::claim::canonical(port).display())
 }
 
 #[cfg(feature = "codec-frame")]

@@ -45,6 +45,10 @@ fn build(section: &Section<'_>, context: &BuildContext) -> Option<Box<dyn Output
     let options = FileOptions::read(section);
     let encoder = codecs::encoder(section);
     let (options, encoder) = (options?, encoder?);
+    if options.files.iter().enumerate().any(|(i, file)| options.files[..i].contains(file)) {
+        section.error_at("files", "`files` names one file twice");
+        return None;
+    }
     if options.files.is_empty() {
         section.error_at("files", "`files`: needs at least one file, or \"stdout\"");
         return None;
@@ -223,6 +227,12 @@ fn lock(files: &Mutex<Files>) -> MutexGuard<'_, Files> {
 }
 
 impl Output for FileOutput {
+    /// Regular files: after a crash each is cut to what was confirmed, which two writers would do to each other.
+    fn claims(&self) -> Vec<String> {
+        let paths = self.options.files.iter().filter(|file| *file != "stdout").map(|file| crate::claim::canonical(file));
+        paths.filter(|path| path.metadata().map_or(true, |m| m.is_file())).map(|path| format!("file:{}", path.display())).collect()
+    }
+
     fn open<'a>(&'a mut self, resume: OutputResume) -> BoxFuture<'a, Result<OutputResume, PluginError>> {
         Box::pin(async move {
             let (paths, origin) = (self.options.files.clone(), self.origin.clone());
