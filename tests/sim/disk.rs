@@ -141,6 +141,10 @@ impl Disk {
                 let bytes = store.read_outbox(lane as u8, at).ok().flatten();
                 inbox.push_back(Event::OutboxRead { output, lane, place, bytes });
             }
+            Some(Effect::FreeOutbox { below }) => {
+                // What could not be removed is removed with the next checkpoint.
+                let _ = store.free_outbox(below);
+            }
             _ => {}
         }
     }

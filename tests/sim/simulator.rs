@@ -243,7 +243,9 @@ impl Simulator {
                 return Ok(());
             }
             match effect {
-                Effect::Append { .. } | Effect::Sync | Effect::Checkpoint { .. } => self.disk.queue.push_back(effect),
+                Effect::Append { .. } | Effect::Sync | Effect::Checkpoint { .. } | Effect::FreeOutbox { .. } => {
+                    self.disk.queue.push_back(effect)
+                }
                 Effect::ReadOutbox { .. } => {
                     self.seen.outbox_reads += 1;
                     self.disk.queue.push_back(effect);

@@ -41,6 +41,11 @@ pub enum DiskCommand {
         /// Outbox segments to delete, per lane.
         free_below: [u64; 2],
     },
+    /// Delete outbox segments before the next checkpoint.
+    FreeOutbox {
+        /// Per lane.
+        below: [u64; 2],
+    },
     /// Read an outbox block.
     ReadOutbox {
         /// For whom.
@@ -94,6 +99,12 @@ impl Disk {
             DiskCommand::Sync => true,
             DiskCommand::Checkpoint { number, outbox, state, upto_record, free_below } => {
                 self.checkpoint(store, number, upto_record, &outbox, &state, free_below, core)
+            }
+            DiskCommand::FreeOutbox { below } => {
+                if let Err(error) = store.free_outbox(below) {
+                    tracing::warn!(%error, "outbox can't be made smaller");
+                }
+                false
             }
             DiskCommand::ReadOutbox { output, lane, place } => {
                 let bytes = match store.read_outbox(lane as u8, store_place(place)) {

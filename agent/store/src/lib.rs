@@ -281,6 +281,14 @@ impl<F: Files> Store<F> {
         Ok(places)
     }
 
+    /// Removes outbox segments that no output needs, ahead of the next checkpoint: on a full disk it needs their room.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn free_outbox(&mut self, below: [u64; 2]) -> Result<(), StoreError> {
+        self.outbox.free(&mut self.files, below)
+    }
+
     /// The payload of an outbox block; `None` when it is damaged.
     ///
     /// # Errors

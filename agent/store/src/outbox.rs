@@ -35,9 +35,16 @@ impl Outbox {
     ///
     /// # Errors
     /// When files can't be read, cut or removed.
-    pub fn open<F: Files>(files: &mut F, store: u64, ends: Ends) -> Result<(Self, Vec<FoundBlock>, u64), StoreError> {
+    pub fn open<F: Files>(files: &mut F, store: u64, mut ends: Ends) -> Result<(Self, Vec<FoundBlock>, u64), StoreError> {
         let (mut found, mut damaged) = (Vec::new(), 0);
-        for file in files.list()? {
+        let names = files.list()?;
+        for (lane, (last, end)) in ends.iter_mut().enumerate() {
+            if *end > 0 && !names.contains(&name(lane, *last)) {
+                // It was removed after the checkpoint: a block behind its old end would leave a hole.
+                (*last, *end) = (*last + 1, 0);
+            }
+        }
+        for file in names {
             let Some((lane, segment)) = parse(&file) else { continue };
             let (last, end) = ends[lane];
             if segment > last || end == 0 && segment == last {

@@ -181,6 +181,27 @@ fn an_outbox_is_cut_at_the_checkpoint_and_damage_costs_one_block() {
 }
 
 #[test]
+fn a_segment_given_up_to_a_full_disk_leaves_no_hole_after_a_kill() {
+    let block = |first: u64| OutboxBlock {
+        lane: 1,
+        first: Identity { record: first, ordinal: 0 },
+        last: Identity { record: first, ordinal: 3 },
+        points: 4,
+        times: (1, 2),
+        bytes: payload(first, 500),
+    };
+    let (mut store, _) = open(MemoryFiles::new(3));
+    store.checkpoint(1, 1, &[block(1)], b"state", [0; 2]).expect("made");
+    store.free_outbox([u64::MAX; 2]).expect("removed");
+    let (mut store, recovered) = open(store.into_files());
+    assert_eq!((recovered.outbox.len(), recovered.damage.len()), (0, 0));
+    store.checkpoint(2, 2, &[block(2)], b"state", [0; 2]).expect("made");
+    let (_, recovered) = open(store.into_files());
+    assert_eq!(recovered.damage, []);
+    assert_eq!(recovered.outbox[0].first.record, 2);
+}
+
+#[test]
 fn a_full_disk_fails_the_checkpoint_and_leaves_the_one_before() {
     let (mut store, _) = open(MemoryFiles::new(19));
     store.append(&meta(1, 1), b"x").expect("written");

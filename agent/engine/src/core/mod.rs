@@ -133,6 +133,11 @@ pub enum Event {
         /// The output's token.
         token: u64,
     },
+    /// A write of an output did not get through: until something is delivered it counts as dead, and nobody waits for it.
+    Failing {
+        /// Index of the output.
+        output: u16,
+    },
     /// All finite inputs have ended and their rings are empty: close every window.
     Finish,
     /// Commit and checkpoint what is there: a clean stop, a reload, a failing power supply.
@@ -246,6 +251,11 @@ pub enum Effect {
         upto_record: u64,
         /// Outbox segments below these numbers hold nothing any output still needs, by lane: delete them after the commit point.
         outbox_free_below: [u64; 2],
+    },
+    /// The disk is full: delete these segments now, the next checkpoint needs their room. Needs no answer.
+    FreeOutbox {
+        /// Segments below these numbers hold nothing any output still needs, by lane; `u64::MAX`: none does.
+        below: [u64; 2],
     },
     /// A level action's wanted level. Sent again for every level action at start.
     Level {

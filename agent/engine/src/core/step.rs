@@ -87,6 +87,7 @@ impl Core {
                 let record = Record::Delivered { output, lane, upto, counts, token };
                 self.record(now, &record);
             }
+            Event::Failing { .. } => {}
             Event::Finish => {
                 self.record(now, &Record::Finish);
                 self.commit.urgent = true;
