@@ -40,6 +40,20 @@ fn sigterm_stops_in_order_and_open_windows_survive_it() {
 }
 
 #[test]
+fn an_alert_without_actions_is_a_point_and_a_line_in_the_log() {
+    let directory = folder();
+    let config = format!("{FOLLOW}[[alerts]]\nname = \"hot\"\nwhen = \"a > 80\"\nby = [\"device\"]\n");
+    append(directory.path(), "m,device=boiler a=81 1700000001000000000\nm,device=boiler a=1 1700000002000000000\n");
+    let agent = Agent::start(directory.path(), &config);
+    let lines = || agent.log().lines().filter(|line| line.contains("alert=hot")).map(str::to_owned).collect::<Vec<_>>();
+    let lines = eventually("both transitions are in the log", || Some(lines()).filter(|lines| lines.len() == 2));
+    assert!(lines[0].contains("state=firing") && lines[0].contains("device=boiler") && lines[1].contains("state=resolved"), "{lines:?}");
+    let points = output(directory.path());
+    assert_eq!(points.lines().filter(|line| line.starts_with("weir_alert,alert=hot,device=boiler")).count(), 2, "{points}");
+    assert!(agent.terminate().success());
+}
+
+#[test]
 fn sighup_takes_a_new_configuration_and_refuses_a_broken_one() {
     let directory = folder();
     append(directory.path(), "m a=1 1700000001000000000\n");

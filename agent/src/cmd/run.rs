@@ -185,6 +185,9 @@ async fn generation(
     if ended.undelivered > 0 {
         tracing::warn!(points = ended.undelivered, "not delivered yet, kept in the store");
     }
+    if !matches!(ending, Ending::Reload(_)) {
+        tracing::info!("stopped");
+    }
     match ending {
         Ending::Reload(next) => Ok(next),
         Ending::Stop => Err(DONE),

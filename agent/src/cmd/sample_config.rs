@@ -5,7 +5,10 @@
 use std::fmt::Write;
 
 use clap::Args;
-use weir_plugin_api::{filter::Filter, options::OptionSpec};
+use weir_plugin_api::{
+    filter::Filter,
+    options::{OptionSpec, nearest},
+};
 
 use super::{DONE, WRONG, print};
 use crate::config::{operators, plugins, registry::Registry, sections};
@@ -13,7 +16,7 @@ use crate::config::{operators, plugins, registry::Registry, sections};
 /// `weir sample-config`.
 #[derive(Args, Debug)]
 pub struct SampleConfig {
-    /// Only these plugins: `mqtt_consumer`, or `inputs.mqtt_consumer` where the name alone is ambiguous.
+    /// Only these plugins and tables: `storage`, `windows`, `mqtt_consumer`, or `inputs.mqtt_consumer` where the name alone is ambiguous.
     plugin: Vec<String>,
 }
 
@@ -27,9 +30,14 @@ impl SampleConfig {
         let all = all();
         let mut out = String::new();
         for wanted in &self.plugin {
+            if table(wanted, "", &mut out) {
+                continue;
+            }
             let found: Vec<&Sample> = all.iter().filter(|s| s.is(wanted)).collect();
             if found.is_empty() {
-                eprintln!("error: there is no plugin {wanted}; `weir plugins` lists what there is");
+                let near = nearest(wanted, all.iter().map(|s| s.name).chain(TABLES));
+                let help = near.map_or_else(|| "`weir plugins` lists what there is".to_owned(), |near| format!("did you mean {near}?"));
+                eprintln!("error: there is no plugin or table {wanted}; {help}");
                 return WRONG;
             }
             found.iter().for_each(|sample| sample.write(true, &mut out));
@@ -178,12 +186,31 @@ fn single(name: &str, specs: &[OptionSpec], out: &mut String) {
     out.push('\n');
 }
 
+/// The tables that are no plugins.
+const TABLES: [&str; 8] = ["agent", "global_tags", "time", "limits", "storage", "status", "windows", "alerts"];
+
+/// Writes one of [`TABLES`], a list with `off` before its lines; `false` when it is none of them.
+fn table(name: &str, off: &str, out: &mut String) -> bool {
+    match name {
+        "agent" => single(name, &sections::AgentTable::specs(), out),
+        "global_tags" => out.push_str("# Tags put on everything that has none of that key.\n[global_tags]\n  # site = \"north\"\n\n"),
+        "time" => single(name, &sections::TimeTable::specs(), out),
+        "limits" => single(name, &sections::LimitsTable::specs(), out),
+        "storage" => single(name, &sections::StorageTable::specs(), out),
+        "status" => single(name, &sections::StatusTable::specs(), out),
+        "windows" => list("[[windows]]", off, &[operators::WindowTable::specs(), Filter::specs()], out),
+        "alerts" => list("[[alerts]]", off, &[operators::AlertTable::specs(), Filter::specs()], out),
+        _ => return false,
+    }
+    true
+}
+
 /// A list of tables nobody has to have.
-fn list(header: &str, groups: &[Vec<OptionSpec>], out: &mut String) {
-    let _ = writeln!(out, "# {header}");
+fn list(header: &str, off: &str, groups: &[Vec<OptionSpec>], out: &mut String) {
+    let _ = writeln!(out, "{off}{header}");
     for specs in groups {
         for required in [true, false] {
-            specs.iter().filter(|spec| spec.default.is_none() == required).for_each(|spec| option(spec, "  ", "# ", out));
+            specs.iter().filter(|spec| spec.default.is_none() == required).for_each(|spec| option(spec, "  ", off, out));
         }
     }
     out.push('\n');
@@ -212,24 +239,20 @@ const INTRODUCTION: &str = "\
 pub fn full() -> String {
     let mut out = INTRODUCTION.to_owned();
     heading("The agent", &mut out);
-    single("agent", &sections::AgentTable::specs(), &mut out);
-    out.push_str("# Tags put on everything that has none of that key.\n[global_tags]\n  # site = \"north\"\n\n");
-    single("time", &sections::TimeTable::specs(), &mut out);
-    single("limits", &sections::LimitsTable::specs(), &mut out);
-    single("storage", &sections::StorageTable::specs(), &mut out);
-    single("status", &sections::StatusTable::specs(), &mut out);
-
-    heading("Windows and alerts", &mut out);
-    list("[[windows]]", &[operators::WindowTable::specs(), Filter::specs()], &mut out);
-    list("[[alerts]]", &[operators::AlertTable::specs(), Filter::specs()], &mut out);
+    for name in TABLES {
+        if name == "windows" {
+            heading("Windows and alerts", &mut out);
+        }
+        table(name, "# ", &mut out);
+    }
 
     let samples = all();
     heading("What every input takes", &mut out);
-    list("[[inputs.…]]", &[plugins::InputCommon::specs(), Filter::specs()], &mut out);
+    list("[[inputs.…]]", "# ", &[plugins::InputCommon::specs(), Filter::specs()], &mut out);
     heading("What every output takes", &mut out);
-    list("[[outputs.…]]", &[plugins::OutputCommon::specs(), Filter::specs()], &mut out);
+    list("[[outputs.…]]", "# ", &[plugins::OutputCommon::specs(), Filter::specs()], &mut out);
     heading("What every action takes", &mut out);
-    list("[[actions.…]]", &[plugins::ActionCommon::specs(), plugins::EdgeCommon::specs()], &mut out);
+    list("[[actions.…]]", "# ", &[plugins::ActionCommon::specs(), plugins::EdgeCommon::specs()], &mut out);
     for (kind, title) in [("inputs", "Inputs"), ("outputs", "Outputs"), ("actions", "Actions")] {
         heading(title, &mut out);
         for sample in samples.iter().filter(|s| s.kind == kind) {

@@ -81,7 +81,31 @@ pub fn merge(roots: Vec<Table>, context: &Context<'_>) -> Merged {
     for plugins in [&mut merged.inputs, &mut merged.outputs, &mut merged.actions] {
         plugins.sort_by_key(|p| order(&p.place));
     }
+    log_what_tells_nobody(&mut merged, context);
     merged
+}
+
+/// Alias of the log action that alerts without actions are told by.
+pub const ALERT_LOG: &str = "alert_log";
+
+/// Whether an alert names no action.
+pub fn tells_nobody(alert: &Table) -> bool {
+    alert.get("actions").is_none_or(|node| matches!(&node.item, Item::Array(actions) if actions.is_empty()))
+}
+
+/// An alert without actions is a point and a line in the log: the line comes from a log action nobody has to write.
+fn log_what_tells_nobody(merged: &mut Merged, context: &Context<'_>) {
+    let Some(alert) = merged.alerts.iter().find(|alert| tells_nobody(&alert.table)) else { return };
+    let written = merged
+        .actions
+        .iter()
+        .any(|action| action.table.get("alias").is_some_and(|alias| matches!(&alias.item, Item::Text(text) if text == ALERT_LOG)));
+    if written || !context.registry.has("actions", "log") {
+        return;
+    }
+    let alias = Node { place: alert.place.clone(), item: Item::Text(ALERT_LOG.into()), secret: false };
+    let table = Table { entries: vec![("alias".into(), alert.place.clone(), alias)] };
+    merged.actions.push(Plugin { name: "log".into(), place: alert.place.clone(), table });
 }
 
 fn single(into: &mut Single, key: &str, node: Node, context: &Context<'_>) {

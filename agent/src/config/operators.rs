@@ -14,7 +14,7 @@ use weir_plugin_api::{
 use super::{
     context::{Context, Names, check_name, nanos, positive_nanos},
     literal,
-    merge::Merged,
+    merge::{ALERT_LOG, Merged},
 };
 
 weir_plugin_api::options! {
@@ -85,7 +85,7 @@ weir_plugin_api::options! {
         window: Option<String> = None,
         /// Written into the tag `severity`.
         severity: String = "warning".into(),
-        /// Aliases of the actions that are told.
+        /// Aliases of the actions that are told; an alert without any is a line in the log.
         actions: Vec<String> = Vec::new(),
     }
 }
@@ -290,7 +290,8 @@ fn alert(
         let conditions = [("when", when.as_ref()), ("clear", clear.as_ref().and_then(Option::as_ref))];
         conditions.into_iter().for_each(|(key, expr)| warn_of_raw_fields(section, key, expr, window));
     }
-    let (edge_actions, level_actions) = find_actions(section, &table.actions, actions, context);
+    let log = actions.edge.get(ALERT_LOG).filter(|_| table.actions.is_empty()).map(|_| vec![ALERT_LOG.to_owned()]);
+    let (edge_actions, level_actions) = find_actions(section, log.as_ref().unwrap_or(&table.actions), actions, context);
     Some(AlertSpec {
         name: table.name,
         when: when?,

@@ -299,7 +299,7 @@ fn two_inputs_on_one_port_are_refused_with_both_places() {
         "[[inputs.sensor]]\nport = \"0.0.0.0:8086\"\n[[inputs.sensor]]\nport = \"127.0.0.1:8086\"\n[[inputs.sensor]]\nport = \"127.0.0.1:8087\"\n",
     );
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].starts_with("weir.toml:3:1: 127.0.0.1:8086 is taken by the input at weir.toml:1"), "{lines:?}");
+    assert!(lines[0].starts_with("weir.toml:3:1: 127.0.0.1:8086 is taken by the inputs.sensor at weir.toml:1"), "{lines:?}");
 }
 
 #[test]
