@@ -266,7 +266,7 @@ pub fn decode(
     let (mut at, mut flag) = (0, false);
     for _ in 0..reader.count()? {
         let run: usize = reader.narrow()?;
-        let end = at + run;
+        let end = run.saturating_add(at);
         untimed.get_mut(at..end).ok_or(Damaged("a run of times is too long"))?.fill(flag);
         (at, flag) = (end, !flag);
     }

@@ -95,9 +95,27 @@ pub fn decode(bytes: &[u8], outputs: &[&str]) -> Result<Chunk, Damaged> {
         &mut chunk.text,
     )?;
     chunk.starts = chunk.cells.iter().enumerate().filter(|(_, c)| c.starts_point()).map(|(i, _)| i as u32).collect();
-    let ordered = chunk.identities.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
-    if chunk.starts.len() != points as usize || !ordered || chunk.identities.first().is_some_and(|(start, _)| *start != 0) {
+    if chunk.starts.len() != points as usize || !identities_fit(&chunk.identities, points) {
         return Err(Damaged("identities do not fit the points"));
     }
     Ok(chunk)
+}
+
+/// Every point has an identity, and those of the points between two entries go on from the first: each range must be one that can be counted
+/// through and end before the next begins.
+fn identities_fit(identities: &[(u32, Identity)], points: u32) -> bool {
+    let mut next = 0;
+    for (index, (start, identity)) in identities.iter().enumerate() {
+        let following = identities.get(index + 1);
+        let end = following.map_or(points, |(start, _)| *start);
+        if *start != next || end <= *start {
+            return false;
+        }
+        let Some(last) = identity.ordinal.checked_add(end - start - 1) else { return false };
+        if following.is_some_and(|(_, after)| *after <= Identity { ordinal: last, ..*identity }) {
+            return false;
+        }
+        next = end;
+    }
+    next == points
 }

@@ -217,7 +217,7 @@ pub fn decode(
     }
     let (mut last, mut cells, mut text) = (Stamp::default(), Vec::<Cell>::new(), Vec::new());
     for index in 0..reader.u64()? {
-        let sequence = meta.first_record + index;
+        let sequence = meta.first_record.checked_add(index).ok_or(Damaged("a number is too large"))?;
         let tag = reader.u8()?;
         last.observed = last.observed.wrapping_add(reader.i64()?);
         last.steady = last.steady.wrapping_add(reader.i64()?);

@@ -164,6 +164,37 @@ proptest! {
     }
 
     #[test]
+    fn a_chunk_made_of_hostile_bytes_is_refused_or_can_be_read(
+        values in prop::collection::vec((0u64..5, any_value()), 1..30),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), hostile_byte()), 1..8),
+    ) {
+        let mut bytes = chunk_bytes(&values);
+        for (at, value) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        let Ok(chunk) = chunk::decode(&bytes, &["stays"]) else { return Ok(()) };
+        for index in 0..chunk.len() {
+            let (identity, point) = (chunk.identity(index), chunk.point(index));
+            prop_assert!(index == 0 || chunk.identity(index - 1) < identity, "{index}: {identity:?}");
+            prop_assert_eq!(chunk.after(identity), index + 1);
+            prop_assert!(chunk.route(index) <= 1 && !point.series().line().is_empty() && point.fields().len() > 0);
+            let _ = point.fields().map(|(name, value)| format!("{name}{value:?}")).collect::<Vec<_>>();
+        }
+    }
+
+    #[test]
+    fn bytes_of_no_encoder_are_refused_and_nothing_else(bytes in prop::collection::vec(hostile_byte(), 0..200), first in prop_oneof![Just(u64::MAX), any::<u64>()]) {
+        let versioned = [&[1], bytes.as_slice()].concat();
+        let meta = BlockMeta { first_record: first, ..BlockMeta::default() };
+        for bytes in [&bytes, &versioned] {
+            let _ = read(&meta, bytes);
+            let _ = chunk::decode(bytes, &["out"]);
+            let _ = cells::decode(&mut Reader::new(bytes), Some, Some, &mut Vec::new(), &mut Vec::new());
+        }
+    }
+
+    #[test]
     fn hostile_bytes_are_refused_and_nothing_else(points in any_points(), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), cut in any::<prop::sample::Index>()) {
         let (meta, mut bytes) = block(&table(), &points);
         for (at, value) in flips {
@@ -175,6 +206,69 @@ proptest! {
         bytes.truncate(cut.index(bytes.len()));
         let _ = read(&meta, &bytes);
         let _ = chunk::decode(&bytes, &["out"]);
+    }
+}
+
+/// Bytes that make small and huge varints likely.
+fn hostile_byte() -> impl Strategy<Value = u8> {
+    prop_oneof![3 => 0u8..4, 1 => Just(0xff), 1 => Just(0x7f), 1 => any::<u8>()]
+}
+
+fn chunk_bytes(values: &[(u64, Any)]) -> Vec<u8> {
+    let (series, field): (_, Arc<str>) = (Arc::new(Series::from_parts("m", &[("k", "v")])), "f".into());
+    let (mut builder, mut record) = (ChunkBuilder::default(), 1);
+    for (index, (step, value)) in values.iter().enumerate() {
+        record += step;
+        builder.point(Identity { record, ordinal: index as u32 }, &series, 0b1);
+        builder.field(&field, index as i64, value.value());
+    }
+    let mut bytes = Vec::new();
+    chunk::encode(&builder.finish(), &["stays"], &mut CellEncoder::default(), &mut bytes);
+    bytes
+}
+
+/// A run of times longer than anything there is.
+#[test]
+fn a_run_that_overflows_is_refused() {
+    let mut bytes = vec![2, 0];
+    // One shape of one float field, one run of it over both points, then two runs of times.
+    bytes = [&bytes[..1], &[1, 1, 0, 0, 1, 0, 2, 2, 1], &[0xff; 9][..], &[1]].concat();
+    bytes.extend([0; 40]);
+    assert!(cells::decode(&mut Reader::new(&bytes), Some, Some, &mut Vec::new(), &mut Vec::new()).is_err());
+}
+
+#[test]
+fn records_behind_the_last_number_there_is_are_refused() {
+    let (meta, bytes) = block(&table(), &Vec::new());
+    let meta = BlockMeta { first_record: u64::MAX - 1, ..meta };
+    assert!(read(&meta, &bytes).is_err());
+}
+
+#[test]
+fn points_without_identities_are_refused() {
+    let series = Arc::new(Series::from_parts("m", &[]));
+    let build = |identities: &[(u32, Identity)]| {
+        let mut builder = ChunkBuilder::default();
+        for ordinal in 0..3 {
+            builder.point(Identity { record: 1, ordinal }, &series, 1);
+            builder.field(&"f".into(), 0, Value::Float(1.0));
+        }
+        let mut chunk = builder.finish();
+        chunk.identities = identities.to_vec();
+        let mut bytes = Vec::new();
+        chunk::encode(&chunk, &["out"], &mut CellEncoder::default(), &mut bytes);
+        chunk::decode(&bytes, &["out"])
+    };
+    let at = |record, ordinal| Identity { record, ordinal };
+    assert!(build(&[(0, at(1, 0))]).is_ok());
+    for wrong in [
+        vec![],
+        vec![(1, at(1, 0))],
+        vec![(0, at(1, u32::MAX - 1))],
+        vec![(0, at(1, 0)), (2, at(1, 1))],
+        vec![(0, at(1, 0)), (3, at(1, 5))],
+    ] {
+        assert!(build(&wrong).is_err(), "{wrong:?}");
     }
 }
 
