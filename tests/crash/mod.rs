@@ -1,5 +1,7 @@
 //! `kill -9` on real parts: what was accepted arrives as in an undisturbed run.
 
+mod http;
+
 use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
 use crate::support::{

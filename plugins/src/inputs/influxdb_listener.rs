@@ -8,17 +8,20 @@ use weir_plugin_api::{
 };
 
 use super::influx_http::{Access, Api, Listener, ListenerSettings};
+use crate::net::tls::ServerTlsOptions;
 
 weir_plugin_api::options! {
     /// Options of the InfluxDB 1.x listener.
     pub struct InfluxdbListenerOptions {
         /// Where to listen, `host:port` or `:port`.
         service_address: String = ":8186".into(),
-        /// Longest time for reading a request's body.
+        /// Connections at a time, 0 for no limit; further ones are closed at once.
+        max_connections: usize = 256,
+        /// Longest time for reading a request's head, and again its body; a connection without a request for so long is closed.
         read_timeout: Duration = Duration::from_secs(10),
         /// Longest time until a write is durable; then the client is told to come again.
         write_timeout: Duration = Duration::from_secs(10),
-        /// Bytes of a body, unpacked.
+        /// Bytes of a body, unpacked; 4 MiB with an `Idempotency-Key`.
         max_body_size: Size = Size(32 << 20),
         /// Tag that gets the name of the database.
         database_tag: Option<String> = None,
@@ -35,13 +38,24 @@ weir_plugin_api::options! {
 pub static ENTRY: InputEntry = InputEntry {
     name: "influxdb_listener",
     about: "takes writes as InfluxDB 1.x does",
-    specs: InfluxdbListenerOptions::specs,
-    unsupported: &["max_line_size", "tls_allowed_cacerts", "tls_cert", "tls_key", "token_shared_secret", "token_username", "parser_type"],
+    specs: || [InfluxdbListenerOptions::specs(), ServerTlsOptions::specs()].concat(),
+    unsupported: &[
+        "max_line_size",
+        "token_shared_secret",
+        "token_username",
+        "parser_type",
+        "tls_key_pwd",
+        "tls_min_version",
+        "tls_max_version",
+        "tls_cipher_suites",
+        "tls_allowed_dns_names",
+    ],
     build,
 };
 
 fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
-    let options = InfluxdbListenerOptions::read(section)?;
+    let (options, tls) = (InfluxdbListenerOptions::read(section), ServerTlsOptions::read(section));
+    let (options, tls) = (options?, tls?.acceptor(section)?);
     let access = if options.basic_username.is_empty() && options.basic_password.is_empty() {
         Access::Open
     } else {
@@ -52,6 +66,8 @@ fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
         address: options.service_address,
         access,
         body_max: usize::try_from(options.max_body_size.0).unwrap_or(usize::MAX),
+        tls,
+        connections_max: options.max_connections,
         read_timeout: options.read_timeout,
         write_timeout: options.write_timeout,
         database_tag: options.database_tag.filter(|tag| !tag.is_empty()),

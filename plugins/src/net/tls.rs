@@ -1,18 +1,21 @@
-//! TLS towards servers, from Telegraf's options: one way to read them, and one rustls configuration for every plugin.
+//! TLS towards servers and clients, from Telegraf's options: one way to read them, and one rustls configuration for every plugin.
 //!
-//! Apart because every network client needs the same five options, and because only here is decided whom a connection trusts.
+//! Apart because every network plugin needs the same few options, and because only here is decided whom a connection trusts.
 
 use std::{path::Path, sync::Arc};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem, pem::PemObject},
+    server::WebPkiClientVerifier,
 };
+#[cfg(feature = "tls-server")]
+use weir_plugin_api::options::Section;
 use weir_plugin_api::plugin::PluginError;
 
 weir_plugin_api::options! {
@@ -34,6 +37,72 @@ weir_plugin_api::options! {
 /// Telegraf's TLS options that are refused by name.
 pub const UNSUPPORTED: &[&str] =
     &["tls_key_pwd", "tls_min_version", "tls_cipher_suites", "tls_renegotiation_method", "tls_allowed_cacerts"];
+
+weir_plugin_api::options! {
+    /// TLS options of a listener, with Telegraf's names.
+    pub struct ServerTlsOptions {
+        /// File of the listener's certificate chain, PEM: with it and `tls_key` connections are TLS, and no others are taken.
+        tls_cert: Option<String> = None,
+        /// File of its private key, PEM, not encrypted.
+        tls_key: Option<String> = None,
+        /// Files of certificate authorities, PEM: a client must show a certificate of one of them. None: any client is taken.
+        tls_allowed_cacerts: Vec<String> = Vec::new(),
+    }
+}
+
+/// Telegraf's TLS options of listeners that are refused by name.
+#[cfg(feature = "tls-server")]
+pub const SERVER_UNSUPPORTED: &[&str] =
+    &["tls_key_pwd", "tls_min_version", "tls_max_version", "tls_cipher_suites", "tls_allowed_dns_names"];
+
+#[cfg(feature = "tls-server")]
+impl ServerTlsOptions {
+    /// What accepts TLS connections; `Some(None)` without options. What can't be used is reported.
+    pub fn acceptor(&self, section: &Section<'_>) -> Option<Option<tokio_rustls::TlsAcceptor>> {
+        match server_config(self) {
+            Ok(config) => Some(config.map(tokio_rustls::TlsAcceptor::from)),
+            Err(error) => {
+                let key = ["tls_cert", "tls_key", "tls_allowed_cacerts"].into_iter().find(|key| section.has(key)).unwrap_or("tls_cert");
+                section.error_at(key, error.0);
+                None
+            }
+        }
+    }
+}
+
+/// The configuration of a listener; `None` without options.
+///
+/// # Errors
+/// A file that can't be read or holds no certificate or key, one of certificate and key without the other.
+pub fn server_config(options: &ServerTlsOptions) -> Result<Option<Arc<ServerConfig>>, PluginError> {
+    let (cert, key) = match (&options.tls_cert, &options.tls_key) {
+        (None, None) if options.tls_allowed_cacerts.is_empty() => return Ok(None),
+        (Some(cert), Some(key)) => (cert, key),
+        (Some(_), None) => return Err(PluginError::new("`tls_cert` needs `tls_key`")),
+        (None, Some(_)) => return Err(PluginError::new("`tls_key` needs `tls_cert`")),
+        (None, None) => return Err(PluginError::new("`tls_allowed_cacerts` needs `tls_cert` and `tls_key`")),
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| PluginError::because("no TLS version is usable", &e))?;
+    let builder = if options.tls_allowed_cacerts.is_empty() {
+        builder.with_no_client_auth()
+    } else {
+        let mut allowed = RootCertStore::empty();
+        for file in &options.tls_allowed_cacerts {
+            add_certificates(&mut allowed, file)?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(allowed), provider)
+            .build()
+            .map_err(|e| PluginError::because("the certificate authorities can't be used", &e))?;
+        builder.with_client_cert_verifier(verifier)
+    };
+    let config = builder
+        .with_single_cert(certificates(cert)?, private_key(key)?)
+        .map_err(|e| PluginError::because(format!("the certificate {cert} and its key can't be used"), &e))?;
+    Ok(Some(Arc::new(config)))
+}
 
 impl TlsOptions {
     /// Whether any of them is set.
@@ -97,11 +166,7 @@ pub fn required_client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>,
 fn roots(file: Option<&str>) -> Result<RootCertStore, PluginError> {
     let mut roots = RootCertStore::empty();
     match file {
-        Some(file) => {
-            for certificate in certificates(file)? {
-                roots.add(certificate).map_err(|e| PluginError::because(format!("a certificate of {file} can't be used"), &e))?;
-            }
-        }
+        Some(file) => add_certificates(&mut roots, file)?,
         None => {
             let system = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(system.certs);
@@ -111,6 +176,13 @@ fn roots(file: Option<&str>) -> Result<RootCertStore, PluginError> {
         }
     }
     Ok(roots)
+}
+
+fn add_certificates(roots: &mut RootCertStore, file: &str) -> Result<(), PluginError> {
+    for certificate in certificates(file)? {
+        roots.add(certificate).map_err(|e| PluginError::because(format!("a certificate of {file} can't be used"), &e))?;
+    }
+    Ok(())
 }
 
 fn certificates(file: &str) -> Result<Vec<CertificateDer<'static>>, PluginError> {
@@ -244,6 +316,19 @@ mod tests {
         std::fs::write(file.path(), "hello\n").unwrap();
         let options = TlsOptions { tls_ca: Some(file.path().display().to_string()), ..nothing() };
         assert!(client_config(&options).unwrap_err().0.contains("holds no certificate"));
+    }
+
+    #[test]
+    fn a_listener_needs_both_certificate_and_key() {
+        let server = |cert: Option<&str>, key: Option<&str>, allowed: &[&str]| {
+            let tls_allowed_cacerts = allowed.iter().map(|a| (*a).to_owned()).collect();
+            server_config(&ServerTlsOptions { tls_cert: cert.map(Into::into), tls_key: key.map(Into::into), tls_allowed_cacerts })
+        };
+        assert!(server(None, None, &[]).unwrap().is_none());
+        assert_eq!(server(Some("c"), None, &[]).unwrap_err().0, "`tls_cert` needs `tls_key`");
+        assert_eq!(server(None, Some("k"), &[]).unwrap_err().0, "`tls_key` needs `tls_cert`");
+        assert!(server(None, None, &["ca"]).unwrap_err().0.starts_with("`tls_allowed_cacerts` needs"));
+        assert!(server(Some("/nowhere/c.pem"), Some("k"), &[]).unwrap_err().0.contains("/nowhere/c.pem"));
     }
 
     #[test]

@@ -15,10 +15,19 @@ use axum::{
 use flate2::write::MultiGzDecoder;
 use tokio::sync::oneshot;
 
-use super::{Piece, Shared, Taken, request::Parameters};
+use weir_plugin_api::collector::Refusal;
 
-/// Bytes after which a body is handed on in pieces. A smaller one is taken as a whole or not at all.
-const PIECE: usize = 1024 * 1024;
+use super::{
+    Handed, Piece, Shared, Taken,
+    keys::{KEY_MAX, Keys},
+    request::Parameters,
+};
+
+/// Bytes after which a body without a key is handed on in pieces: what they hold is always allowed in one message. A smaller one is
+/// taken as a whole or not at all.
+const PIECE: usize = 512 * 1024;
+/// Bytes of a body with a key: it is taken as a whole.
+const KEYED_MAX: usize = 4 * 1024 * 1024;
 /// Packed bytes that are unpacked at once: what they can grow to stays small.
 const UNPACK: usize = 4 * 1024;
 
@@ -63,14 +72,37 @@ impl Unpacked {
     }
 }
 
+impl Failure {
+    /// How it is counted; what the client is asked to send again is not.
+    fn refusal(&self) -> Option<(Refusal, &str)> {
+        match self {
+            Self::Busy(_) => None,
+            Self::TooLarge => Some((Refusal::Size, "a body larger than allowed")),
+            Self::Bad(reason) => Some((Refusal::Frame, reason)),
+            Self::Slow => Some((Refusal::Frame, "a body that did not come within `read_timeout`")),
+        }
+    }
+}
+
 /// Reads the body and waits until its lines are durable; returns what could not be read of it.
 pub(super) async fn take(shared: &Shared, request: Request, parameters: &Parameters) -> Result<Vec<String>, Failure> {
-    let body_max = shared.settings.body_max;
+    let taken = read(shared, request, parameters).await;
+    if let Err(failure) = &taken
+        && let Some((refusal, reason)) = failure.refusal()
+    {
+        let refused = Handed::Refused(refusal, reason.to_owned());
+        let _ = tokio::time::timeout(shared.settings.write_timeout, shared.handed.send(refused)).await;
+    }
+    taken
+}
+
+async fn read(shared: &Shared, request: Request, parameters: &Parameters) -> Result<Vec<String>, Failure> {
+    let key = key(request.headers())?;
+    let body_max = if key.is_some() { shared.settings.body_max.min(KEYED_MAX) } else { shared.settings.body_max };
     let mut unpacked = unpacking(request.headers(), body_max)?;
     let mut body = request.into_body();
-    let tags = Arc::new(parameters.tags.clone());
-    let mut replies = Vec::new();
-    let (mut left, mut total) = (shared.settings.read_timeout, 0);
+    let mut pieces = Pieces { shared, unit: parameters.unit, tags: Arc::new(parameters.tags.clone()), replies: Vec::new() };
+    let (mut left, mut total, mut large) = (shared.settings.read_timeout, 0, None);
     while let Some(frame) = frame(&mut body, &mut left).await? {
         for packed in frame.chunks(UNPACK) {
             let before = unpacked.bytes().len();
@@ -79,24 +111,41 @@ pub(super) async fn take(shared: &Shared, request: Request, parameters: &Paramet
             if total > body_max {
                 return Err(Failure::TooLarge);
             }
-            if unpacked.bytes().len() > PIECE
-                && let Some(end) = unpacked.bytes().iter().rposition(|b| *b == b'\n')
-            {
+            if unpacked.bytes().len() <= PIECE {
+                continue;
+            }
+            let end = if key.is_none() { unpacked.bytes().iter().rposition(|b| *b == b'\n') } else { None };
+            if let Some(end) = end {
                 let rest = unpacked.bytes().split_off(end + 1);
                 let piece = std::mem::replace(unpacked.bytes(), rest);
-                replies.push(hand_over(shared, piece, parameters.unit, &tags).await?);
+                pieces.hand_over(piece, None).await?;
+            } else if large.is_none() {
+                // One such body at a time, or a few of them would take all memory.
+                let place = tokio::time::timeout(shared.settings.write_timeout, shared.large.acquire()).await;
+                large = Some(place.map_err(|_| Failure::Busy("too many large requests at a time"))?);
             }
         }
     }
     unpacked.finish()?;
     let last = std::mem::take(unpacked.bytes());
-    if last.is_empty() && replies.is_empty() {
+    if last.is_empty() && pieces.replies.is_empty() {
         return Ok(Vec::new());
     }
-    replies.push(hand_over(shared, last, parameters.unit, &tags).await?);
-    match tokio::time::timeout(shared.settings.write_timeout, durable(shared, replies)).await {
+    let identity = key.map(|key| Keys::identity(&key, &last));
+    pieces.hand_over(last, identity).await?;
+    match tokio::time::timeout(shared.settings.write_timeout, durable(shared, pieces.replies)).await {
         Ok(result) => result,
         Err(_) => Err(Failure::Busy("the points could not be made durable in time")),
+    }
+}
+
+/// The request's `Idempotency-Key`.
+fn key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    match key.to_str() {
+        Ok(key) if key.is_empty() => Ok(None),
+        Ok(key) if key.len() <= KEY_MAX => Ok(Some(key.to_owned())),
+        _ => Err(Failure::Bad(format!("`Idempotency-Key` must be text of up to {KEY_MAX} bytes"))),
     }
 }
 
@@ -133,18 +182,26 @@ async fn frame(body: &mut Body, left: &mut Duration) -> Result<Option<Bytes>, Fa
     }
 }
 
-async fn hand_over(
-    shared: &Shared,
-    bytes: Vec<u8>,
+/// What was handed over of one body.
+struct Pieces<'a> {
+    shared: &'a Shared,
     unit: i64,
-    tags: &Arc<Vec<(String, String)>>,
-) -> Result<oneshot::Receiver<Taken>, Failure> {
-    let (reply, taken) = oneshot::channel();
-    let piece = Piece { bytes, unit, tags: Arc::clone(tags), reply };
-    match tokio::time::timeout(shared.settings.write_timeout, shared.pieces.send(piece)).await {
-        Ok(Ok(())) => Ok(taken),
-        Ok(Err(_)) => Err(Failure::Busy("the agent is stopping")),
-        Err(_) => Err(Failure::Busy("the agent can't take more now")),
+    tags: Arc<Vec<(String, String)>>,
+    replies: Vec<oneshot::Receiver<Taken>>,
+}
+
+impl Pieces<'_> {
+    async fn hand_over(&mut self, bytes: Vec<u8>, key: Option<String>) -> Result<(), Failure> {
+        let (reply, taken) = oneshot::channel();
+        let piece = Handed::Piece(Piece { bytes, unit: self.unit, tags: Arc::clone(&self.tags), key, reply });
+        match tokio::time::timeout(self.shared.settings.write_timeout, self.shared.handed.send(piece)).await {
+            Ok(Ok(())) => {
+                self.replies.push(taken);
+                Ok(())
+            }
+            Ok(Err(_)) => Err(Failure::Busy("the agent is stopping")),
+            Err(_) => Err(Failure::Busy("the agent can't take more now")),
+        }
     }
 }
 

@@ -4,7 +4,9 @@
 //! only when the journal holds its points; requests that come together share a commit.
 
 mod body;
+mod keys;
 mod request;
+mod server;
 
 #[cfg(test)]
 mod tests;
@@ -23,14 +25,15 @@ use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc, oneshot},
 };
+use tokio_rustls::TlsAcceptor;
 use weir_plugin_api::{
-    Position,
+    collector::Refusal,
     options::{Secret, Section},
-    plugin::{BoxFuture, Decoder, InputContext, PluginError, StreamingInput},
+    plugin::{BoxFuture, InputContext, PluginError, StreamingInput},
     ring::Acknowledgements,
 };
 
-use self::request::Parameters;
+use self::{keys::Keys, request::Parameters};
 use crate::codecs::influx::InfluxDecoder;
 
 /// Requests whose bodies are in memory at a time; further ones wait.
@@ -64,7 +67,7 @@ pub(crate) enum Access {
 }
 
 /// How a listener is set up.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct ListenerSettings {
     pub api: Api,
     /// `host:port` or `:port`.
@@ -72,7 +75,11 @@ pub(crate) struct ListenerSettings {
     pub access: Access,
     /// Bytes of a body, unpacked.
     pub body_max: usize,
-    /// Longest time for reading a body.
+    /// What accepts TLS, if it is wanted.
+    pub tls: Option<TlsAcceptor>,
+    /// Connections at a time, 0 for no limit.
+    pub connections_max: usize,
+    /// Longest time for reading a head, and then a body.
     pub read_timeout: Duration,
     /// Longest time until a write is answered.
     pub write_timeout: Duration,
@@ -103,11 +110,13 @@ impl ListenerSettings {
 /// The input.
 pub(crate) struct Listener {
     settings: Arc<ListenerSettings>,
+    /// Kept from run to run.
+    keys: Option<Keys>,
 }
 
 impl Listener {
     pub(crate) fn new(settings: ListenerSettings) -> Self {
-        Self { settings: Arc::new(settings) }
+        Self { settings: Arc::new(settings), keys: None }
     }
 
     async fn bind(&self) -> Result<TcpListener, PluginError> {
@@ -120,23 +129,25 @@ impl Listener {
         bound.map_err(|e| PluginError::because(format!("cannot listen on {address}"), &e))
     }
 
-    async fn serve(&self, listener: TcpListener, context: &mut InputContext) -> Result<(), PluginError> {
+    async fn serve(&mut self, listener: TcpListener, context: &mut InputContext) -> Result<(), PluginError> {
         let address = listener.local_addr().map(|a| a.to_string()).unwrap_or_default();
-        tracing::info!(input = %context.name, %address, "listening");
-        let (pieces, received) = mpsc::channel(PIECES);
+        tracing::info!(input = %context.name, %address, tls = self.settings.tls.is_some(), "listening");
+        let (handed, received) = mpsc::channel(PIECES);
         let shared = Arc::new(Shared {
             settings: Arc::clone(&self.settings),
-            pieces,
+            handed,
             acknowledgements: context.collector.acknowledgements(),
             bodies: Semaphore::new(BODIES_MAX),
+            large: Semaphore::new(1),
         });
         let router = router(self.settings.api).with_state(shared);
-        let stop = context.stop.clone();
+        let (stop, settings, name) = (context.stop.clone(), Arc::clone(&self.settings), context.name.clone());
         let serving = async move {
-            let served = axum::serve(listener, router).with_graceful_shutdown(async move { stop.requested().await }).await;
-            served.map_err(|e| PluginError::because("serving HTTP failed", &e))
+            server::serve(listener, router, settings, stop, &name).await;
+            Ok(())
         };
-        tokio::try_join!(serving, own(received, context)).map(|((), ())| ())
+        let keys = self.keys.get_or_insert_with(|| Keys::new(&context.resume));
+        tokio::try_join!(serving, own(received, keys, context)).map(|((), ())| ())
     }
 }
 
@@ -149,6 +160,13 @@ impl StreamingInput for Listener {
     }
 }
 
+/// What requests hand to the owner of the collector.
+enum Handed {
+    Piece(Piece),
+    /// A body that was not taken is counted.
+    Refused(Refusal, String),
+}
+
 /// Whole lines of one request on their way to the collector.
 struct Piece {
     bytes: Vec<u8>,
@@ -156,6 +174,8 @@ struct Piece {
     unit: i64,
     /// Tags of the request.
     tags: Arc<Vec<(String, String)>>,
+    /// What the request is known by, if it has a key: this is the whole of it then.
+    key: Option<String>,
     /// Told when the lines are in a batch; closed when the client has given up.
     reply: oneshot::Sender<Taken>,
 }
@@ -168,45 +188,53 @@ struct Taken {
     refused: Vec<String>,
 }
 
+/// Requests whose lines are in the batch that is being filled, and what could not be read of them.
+type Waiting = Vec<(oneshot::Sender<Taken>, Vec<String>)>;
+
 /// Decodes pieces in the order they come, until no request is left.
-async fn own(mut pieces: mpsc::Receiver<Piece>, context: &mut InputContext) -> Result<(), PluginError> {
+async fn own(mut received: mpsc::Receiver<Handed>, keys: &mut Keys, context: &mut InputContext) -> Result<(), PluginError> {
     let stop = context.stop.clone();
-    let (mut waiting, mut stopped) = (Vec::new(), false);
+    let (mut waiting, mut stopped) = (Waiting::new(), false);
     loop {
         tokio::select! {
             // Pieces first: what was handed over before a stop is still taken.
             biased;
-            piece = pieces.recv() => {
-                let Some(piece) = piece else { break };
+            handed = received.recv() => match handed {
+                None => break,
                 // After the last batch nothing more is taken: the client is told to come again.
-                if !stopped && !piece.reply.is_closed() {
-                    take(piece, &mut waiting, context).await?;
+                Some(Handed::Piece(piece)) if !stopped && !piece.reply.is_closed() => {
+                    take(piece, keys, &mut waiting, context).await?;
                 }
-            }
+                Some(Handed::Refused(refusal, reason)) if !stopped => context.collector.refuse(refusal, reason, b""),
+                Some(_) => {}
+            },
             () = stop.requested(), if !stopped => {
                 stopped = true;
-                context.collector.flush(Position::None).await?;
+                context.collector.flush(keys.position()).await?;
                 context.flushed.request();
             }
         }
-        if !waiting.is_empty() && (pieces.is_empty() || waiting.len() >= TOGETHER_MAX) {
-            let number = context.collector.flush(Position::None).await?;
+        if (!stopped || !waiting.is_empty()) && (received.is_empty() || waiting.len() >= TOGETHER_MAX) {
+            let number = context.collector.flush(keys.position()).await?;
             for (reply, refused) in waiting.drain(..) {
-                let reply: oneshot::Sender<Taken> = reply;
                 let _ = reply.send(Taken { number, refused });
             }
         }
     }
-    context.collector.flush(Position::None).await?;
+    context.collector.flush(keys.position()).await?;
     Ok(())
 }
 
-async fn take(
-    piece: Piece,
-    waiting: &mut Vec<(oneshot::Sender<Taken>, Vec<String>)>,
-    context: &mut InputContext,
-) -> Result<(), PluginError> {
+/// Decodes a piece into one batch, with its key: a crash leaves both or neither.
+async fn take(piece: Piece, keys: &mut Keys, waiting: &mut Waiting, context: &mut InputContext) -> Result<(), PluginError> {
     let collector = &mut context.collector;
+    if piece.key.as_ref().is_some_and(|key| keys.has(key)) {
+        // The answer waits for the batch it is in, or for a later one.
+        collector.counts().read += 1;
+        collector.counts().duplicate += 1;
+        waiting.push((piece.reply, Vec::new()));
+        return Ok(());
+    }
     let mut decoder = InfluxDecoder::with_precision(piece.unit);
     if !piece.tags.is_empty() {
         let tags: Vec<(&str, &str)> = piece.tags.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
@@ -214,26 +242,27 @@ async fn take(
         collector.set_context(tagged);
     }
     collector.take_refused();
-    let mut rest = &piece.bytes[..];
-    while !rest.is_empty() {
-        let used = decoder.decode(rest, collector);
-        rest = &rest[used.min(rest.len())..];
-        if !rest.is_empty() || collector.is_full() {
-            collector.flush(Position::None).await?;
-        }
-    }
+    let fits = collector.message(&mut decoder, &piece.bytes);
     collector.set_context(weir_plugin_api::collector::Context::default());
     let refused = collector.take_refused().into_iter().map(|r| r.reason).collect();
+    if let Some(key) = piece.key.filter(|_| fits) {
+        keys.take(key);
+    }
     waiting.push((piece.reply, refused));
+    if collector.is_full() {
+        collector.flush(keys.position()).await?;
+    }
     Ok(())
 }
 
 /// What every request can reach.
 struct Shared {
     settings: Arc<ListenerSettings>,
-    pieces: mpsc::Sender<Piece>,
+    handed: mpsc::Sender<Handed>,
     acknowledgements: Acknowledgements,
     bodies: Semaphore,
+    /// The one place for a body that has to be in memory as a whole.
+    large: Semaphore,
 }
 
 fn router(api: Api) -> Router<Arc<Shared>> {
@@ -291,9 +320,12 @@ async fn write(State(shared): State<Arc<Shared>>, request: Request) -> Response 
             refusal(api, StatusCode::BAD_REQUEST, "invalid", &message)
         }
         Err(body::Failure::Busy(reason)) => busy(api, reason),
-        Err(body::Failure::TooLarge) => {
-            refusal(api, StatusCode::PAYLOAD_TOO_LARGE, "request too large", "the body is larger than `max_body_size`")
-        }
+        Err(body::Failure::TooLarge) => refusal(
+            api,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "request too large",
+            "the body is larger than `max_body_size`, or than 4 MiB with a key",
+        ),
         Err(body::Failure::Bad(reason)) => refusal(api, StatusCode::BAD_REQUEST, "invalid", &reason),
         Err(body::Failure::Slow) => refusal(api, StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not come within `read_timeout`"),
     }

@@ -28,22 +28,28 @@ struct Running {
 
 impl Running {
     async fn start(api: Api, batches: usize, change: impl FnOnce(&mut ListenerSettings)) -> Self {
+        Self::resume(api, batches, change, Resume::default()).await
+    }
+
+    async fn resume(api: Api, batches: usize, change: impl FnOnce(&mut ListenerSettings), resume: Resume) -> Self {
         let mut settings = ListenerSettings {
             api,
             address: "127.0.0.1:0".into(),
             access: Access::Open,
             body_max: 4 << 20,
+            tls: None,
+            connections_max: 0,
             read_timeout: Duration::from_secs(20),
             write_timeout: Duration::from_secs(20),
             database_tag: None,
             policy_tag: None,
         };
         change(&mut settings);
-        let listener = Listener::new(settings);
+        let mut listener = Listener::new(settings);
         let socket = listener.bind().await.unwrap();
         let address = socket.local_addr().unwrap().to_string();
         let (collector, receiver, _) = collector_with(Shape::default(), batches);
-        let mut context = context(collector, Resume::default());
+        let mut context = context(collector, resume);
         let stop = context.stop.clone();
         let task = tokio::spawn(async move { listener.serve(socket, &mut context).await });
         Self { receiver, lines: Vec::new(), stop, task, address }
@@ -75,6 +81,28 @@ impl Running {
         }
         (&mut asked).await.unwrap()
     }
+}
+
+/// Waits until the core has seen what is asked for.
+async fn until(running: &mut Running, what: &str, mut holds: impl FnMut(&Running) -> bool) {
+    let begun = Instant::now();
+    loop {
+        let more = running.receiver.take();
+        running.lines.extend(more);
+        if holds(running) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "not in time: {what}; {:?} {:?}", running.lines, running.receiver.counts);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Reads until the server closes the connection, at most twenty seconds.
+async fn closed(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+    assert!(read.is_ok(), "the connection stays open: {}", String::from_utf8_lossy(&answer));
+    String::from_utf8(answer).unwrap()
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -157,6 +185,122 @@ async fn too_large_broken_and_bombed_bodies_are_refused() {
     assert!(running.answer(asked).await.starts_with("HTTP/1.1 400"));
     let asked = running.ask("POST /write?precision=fortnight HTTP/1.1\n", b"m v=1 1");
     assert!(running.answer(asked).await.contains("invalid precision"));
+    until(&mut running, "all are counted", |r| r.receiver.counts.read == 4).await;
+    let counts = &running.receiver.counts;
+    assert_eq!((counts.refused_size, counts.refused_frame), (2, 2));
+    assert!(running.lines.is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_is_slow_or_silent_is_left() {
+    let mut running = Running::start(Api::V1, 4, |s| s.read_timeout = Duration::from_millis(150)).await;
+    // Nothing at all; a head that never ends, a byte now and then; a body that stops; a second request that never comes.
+    let mut silent = TcpStream::connect(&running.address).await.unwrap();
+    let mut slow = TcpStream::connect(&running.address).await.unwrap();
+    let dripping = tokio::spawn(async move {
+        let _ = slow.write_all(b"POST /write HTTP/1.1\r\n").await;
+        let begun = Instant::now();
+        while slow.write_all(b"X: y\r\n").await.is_ok() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "a head without end is read for ever");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut half = TcpStream::connect(&running.address).await.unwrap();
+    half.write_all(b"POST /write HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nm v=1 1\n").await.unwrap();
+    let mut idle = TcpStream::connect(&running.address).await.unwrap();
+    idle.write_all(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert_eq!(closed(&mut silent).await, "");
+    assert!(closed(&mut half).await.starts_with("HTTP/1.1 408"));
+    assert!(closed(&mut idle).await.starts_with("HTTP/1.1 204"));
+    dripping.await.unwrap();
+    until(&mut running, "the half body is counted", |r| r.receiver.counts.refused_frame == 1).await;
+    assert!(running.lines.is_empty());
+}
+
+#[tokio::test]
+async fn a_connection_past_the_limit_is_closed_and_the_others_go_on() {
+    let mut running = Running::start(Api::V1, 4, |s| s.connections_max = 2).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(&running.address).await.unwrap();
+        stream.write_all(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut byte = [0];
+        stream.read_exact(&mut byte).await.unwrap();
+        held.push(stream);
+    }
+    let mut third = TcpStream::connect(&running.address).await.unwrap();
+    assert_eq!(closed(&mut third).await, "");
+    drop(held.pop());
+    let begun = Instant::now();
+    loop {
+        let asked = running.ask("POST /write HTTP/1.1\n", b"m v=1 1");
+        if running.answer(asked).await.starts_with("HTTP/1.1 204") {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "a place that is free again is given");
+    }
+    assert_eq!(running.lines, ["m v=1 1"]);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_leaves_nothing_but_a_count() {
+    let mut running = Running::start(Api::V2, 4, |_| {}).await;
+    for head in ["Content-Length: 1000\r\n\r\nm v=1 1\nm v=2 2\n", "Transfer-Encoding: chunked\r\n\r\n9\r\nm v=1 1\n\n\r\n"] {
+        let mut stream = TcpStream::connect(&running.address).await.unwrap();
+        stream.write_all(format!("POST /api/v2/write HTTP/1.1\r\nHost: x\r\n{head}").as_bytes()).await.unwrap();
+        drop(stream);
+    }
+    until(&mut running, "both are counted", |r| r.receiver.counts.refused_frame == 2).await;
+    assert!(running.lines.is_empty());
+}
+
+#[tokio::test]
+async fn a_request_with_a_key_is_taken_once_also_after_a_crash() {
+    let mut running = Running::start(Api::V2, 16, |_| {}).await;
+    let body: String = (0..3000).map(|i| format!("m v={i} {i}\n")).collect();
+    let head = "POST /api/v2/write HTTP/1.1\nIdempotency-Key: a-1\n";
+    for _ in 0..2 {
+        let asked = running.ask(head, body.as_bytes());
+        assert!(running.answer(asked).await.starts_with("HTTP/1.1 204"));
+    }
+    let asked = running.ask(head, b"m v=1 1");
+    assert!(running.answer(asked).await.starts_with("HTTP/1.1 204"));
+    assert_eq!(running.lines.len(), 3001, "another body under the same key is another request");
+    assert_eq!((running.receiver.counts.duplicate, running.receiver.counts.read), (1, 3002));
+    assert_eq!(running.receiver.positions.len(), 2, "a request is in one batch with its key");
+    let mut resume = Resume::default();
+    running.receiver.positions.iter().for_each(|p| resume.apply(p));
+    let mut running = Running::resume(Api::V2, 16, |_| {}, resume).await;
+    let asked = running.ask(head, body.as_bytes());
+    assert!(running.answer(asked).await.starts_with("HTTP/1.1 204"));
+    assert_eq!(running.receiver.counts.duplicate, 1);
+    assert!(running.lines.is_empty());
+    let asked = running.ask(&format!("POST /api/v2/write HTTP/1.1\nIdempotency-Key: {}\n", "k".repeat(256)), b"m v=1 1");
+    assert!(running.answer(asked).await.starts_with("HTTP/1.1 400"));
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_not_answered_before_the_first_is_durable() {
+    let mut running = Running::start(Api::V2, 16, |_| {}).await;
+    running.receiver.acknowledge = false;
+    let ask = |running: &Running| running.ask("POST /api/v2/write HTTP/1.1\nIdempotency-Key: a-1\n", b"m v=1 1");
+    let first = ask(&running);
+    until(&mut running, "the first is taken", |r| r.lines.len() == 1).await;
+    let second = ask(&running);
+    until(&mut running, "the second is recognised", |r| r.receiver.counts.duplicate == 1).await;
+    assert!(!first.is_finished() && !second.is_finished());
+    running.receiver.ring.acknowledge(2);
+    assert!(first.await.unwrap().starts_with("HTTP/1.1 204"));
+    assert!(second.await.unwrap().starts_with("HTTP/1.1 204"));
+}
+
+#[tokio::test]
+async fn a_keyed_body_larger_than_a_message_may_be_is_refused_whole() {
+    let mut running = Running::start(Api::V2, 16, |s| s.body_max = 32 << 20).await;
+    let body = "m v=1 1\n".repeat(600_000);
+    let asked = running.ask("POST /api/v2/write HTTP/1.1\nIdempotency-Key: a-1\n", body.as_bytes());
+    assert!(running.answer(asked).await.starts_with("HTTP/1.1 413"));
+    until(&mut running, "it is counted", |r| r.receiver.counts.refused_size == 1).await;
     assert!(running.lines.is_empty());
 }
 

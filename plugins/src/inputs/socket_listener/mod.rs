@@ -18,7 +18,7 @@ use self::{
     framing::Framing,
     stream::{Listener, StreamSettings},
 };
-use crate::codecs;
+use crate::{codecs, net::tls::ServerTlsOptions};
 
 weir_plugin_api::choice! {
     /// How a stream is parted into messages.
@@ -64,16 +64,14 @@ weir_plugin_api::options! {
 pub static ENTRY: InputEntry = InputEntry {
     name: "socket_listener",
     about: "takes any format over TCP, UDP and local sockets",
-    specs: || [SocketListenerOptions::specs(), codecs::decoder_specs()].concat(),
+    specs: || [SocketListenerOptions::specs(), ServerTlsOptions::specs(), codecs::decoder_specs()].concat(),
     unsupported: &[
         "content_encoding",
         "max_decompression_size",
         "splitting_length_field",
         "use_vsock",
-        "tls_cert",
-        "tls_key",
         "tls_key_pwd",
-        "tls_allowed_cacerts",
+        "tls_allowed_dns_names",
         "tls_cipher_suites",
         "tls_min_version",
         "tls_max_version",
@@ -84,8 +82,8 @@ pub static ENTRY: InputEntry = InputEntry {
 };
 
 fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
-    let (options, decoder) = (SocketListenerOptions::read(section), codecs::decoder(section));
-    let (options, decoder) = (options?, decoder?);
+    let (options, tls, decoder) = (SocketListenerOptions::read(section), ServerTlsOptions::read(section), codecs::decoder(section));
+    let (options, tls, decoder) = (options?, tls?.acceptor(section), decoder?);
     let named = |key: &str, message: String| section.error_at(key, format!("`{key}`: {message}"));
     let address = Address::parse(&options.service_address).map_err(|message| named("service_address", message)).ok();
     let framing = match options.splitting_strategy {
@@ -110,11 +108,16 @@ fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
     };
     let format: String = section.get("data_format").unwrap_or_else(|| "influx".into());
     let together = format == "influx" && options.splitting_strategy == Splitting::Newline;
-    let (address, framing) = (address?, framing?);
+    let (address, framing, tls) = (address?, framing?, tls?);
+    if tls.is_some() && !matches!(address, Address::Tcp(..)) {
+        named("service_address", "TLS needs a tcp:// address".into());
+        return None;
+    }
     let stream = StreamSettings {
         framing,
         together,
         connections_max: options.max_connections,
+        tls,
         read_timeout: options.read_timeout,
         keep_alive: options.keep_alive_period,
         message_max: usize::try_from(options.message_bytes_max.0).unwrap_or(usize::MAX).max(1),

@@ -15,6 +15,7 @@ use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
 };
+use tokio_rustls::TlsAcceptor;
 use weir_plugin_api::{
     Position,
     collector::Refusal,
@@ -30,14 +31,19 @@ const BLOCKS: usize = 4;
 /// Empty blocks kept for use again.
 const POOL: usize = 16;
 
+/// Longest time for a TLS handshake.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
 /// How connections are treated.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct StreamSettings {
     pub framing: Framing,
     /// The decoder takes many messages at once.
     pub together: bool,
     /// Connections at a time, 0 for no limit.
     pub connections_max: usize,
+    /// What accepts TLS, if it is wanted.
+    pub tls: Option<TlsAcceptor>,
     /// A connection that is silent for so long is closed, 0 for never.
     pub read_timeout: Duration,
     /// TCP keep-alive, 0 for none.
@@ -139,7 +145,10 @@ async fn accept(listener: Listener<'_>, handles: &Handles, connections: &mut Joi
             let ended = match stream {
                 Accepted::Tcp(stream) => {
                     keep_alive(&stream, handles.settings.keep_alive);
-                    connection(stream, &handles).await
+                    match &handles.settings.tls {
+                        None => connection(stream, &handles).await,
+                        Some(acceptor) => shaken(acceptor, stream, &handles).await,
+                    }
                 }
                 Accepted::Unix(stream) => connection(stream, &handles).await,
             };
@@ -166,6 +175,17 @@ fn keep_alive(stream: &TcpStream, period: Duration) {
     if let Err(error) = set {
         tracing::debug!(%error, "cannot set keep-alive");
     }
+}
+
+/// Reads a connection to its end once the peer has shown who it is.
+async fn shaken(acceptor: &TlsAcceptor, stream: TcpStream, handles: &Handles) -> io::Result<()> {
+    let mut stop = handles.stop.clone();
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)) => shaken,
+        _ = stop.wait_for(|stopping| *stopping) => return Ok(()),
+    };
+    let stream = shaken.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time"))??;
+    connection(stream, handles).await
 }
 
 /// Reads one connection to its end.

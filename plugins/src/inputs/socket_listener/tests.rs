@@ -52,6 +52,7 @@ impl Running {
             framing: Framing::Byte(b'\n'),
             together: false,
             connections_max: 0,
+            tls: None,
             read_timeout: Duration::ZERO,
             keep_alive: Duration::from_secs(1),
             message_max: 1000,
