@@ -3,13 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use support::{Process, build, free_port, text, texts};
+use support::{Process, build, certificate, free_port, text, texts};
 use tempfile::TempDir;
 use weir_plugin_api::{
     Identity, Lane, Points, Series, Value,
@@ -32,15 +32,46 @@ struct Kafka {
 impl Kafka {
     fn start() -> Self {
         let (port, controller, directory) = (free_port(), free_port(), tempfile::tempdir().unwrap());
-        let process = Self::spawn(directory.path(), port, controller);
+        let process = Self::spawn(directory.path(), port, controller, &[]);
         Self { port, controller, directory, process }
     }
 
-    fn spawn(directory: &Path, port: u16, controller: u16) -> Process {
+    /// A broker that also listens with TLS and SASL on one port, with TLS and certificates of its clients on another.
+    fn secure(certificate: &(PathBuf, PathBuf), user: (&str, &str)) -> (Self, u16, u16) {
+        let (port, controller, directory) = (free_port(), free_port(), tempfile::tempdir().unwrap());
+        let (sasl, mutual, trust) = (free_port(), free_port(), certificate.0.display());
+        let identity = directory.path().join("identity.pem");
+        let pem = [&certificate.1, &certificate.0].map(|file| std::fs::read_to_string(file).unwrap()).concat();
+        std::fs::write(&identity, pem).unwrap();
+        let own = |scheme: &str, port| format!("{scheme}://127.0.0.1:{port}");
+        let listeners = [own("PLAINTEXT", port), own("SASL_SSL", sasl), own("SSL", mutual)].join(",");
+        let login = |module: &str| format!("org.apache.kafka.common.security.{module} required");
+        let lines = [
+            format!("listeners={listeners},{}", own("CONTROLLER", controller)),
+            format!("advertised.listeners={listeners}"),
+            "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL".into(),
+            format!("ssl.keystore.type=PEM\nssl.keystore.location={}", identity.display()),
+            format!("ssl.truststore.type=PEM\nssl.truststore.location={trust}"),
+            "listener.name.ssl.ssl.client.auth=required".into(),
+            "listener.name.sasl_ssl.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512".into(),
+            format!("listener.name.sasl_ssl.plain.sasl.jaas.config={} user_{}=\"{}\";", login("plain.PlainLoginModule"), user.0, user.1),
+            format!("listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={};", login("scram.ScramLoginModule")),
+            format!("listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={};", login("scram.ScramLoginModule")),
+        ];
+        let scram = format!("name={},password={}", user.0, user.1);
+        let process = Self::spawn(directory.path(), port, controller, &[&lines.join("\n"), &scram]);
+        (Self { port, controller, directory, process }, sasl, mutual)
+    }
+
+    /// `more`: further lines of the configuration, then the user that SCRAM knows.
+    fn spawn(directory: &Path, port: u16, controller: u16, more: &[&str]) -> Process {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/support/kafka.sh");
         let log = directory.join("log");
         let mut command = Command::new(script);
         command.arg("run").arg(directory.join("broker")).arg(port.to_string()).env("PORT_CONTROLLER", controller.to_string());
+        if let [lines, user] = more {
+            command.arg(lines).env("SCRAM_USER", user);
+        }
         let process = Process::start(&mut command, &log);
         let start = Instant::now();
         while !Command::new("kcat").args(["-b", &format!("127.0.0.1:{port}"), "-L", "-m", "1"]).output().unwrap().status.success() {
@@ -52,7 +83,7 @@ impl Kafka {
 
     fn restart(&mut self) {
         self.process.kill();
-        self.process = Self::spawn(self.directory.path(), self.port, self.controller);
+        self.process = Self::spawn(self.directory.path(), self.port, self.controller, &[]);
     }
 
     /// Everything in a topic: `key payload` per message.
@@ -125,6 +156,49 @@ async fn points_arrive_once_through_a_broker_that_is_killed() {
     assert_eq!(outcome, Outcome::delivered());
     assert_eq!(kafka.consume("through").len(), 2000);
     through.close().await;
+}
+
+#[tokio::test]
+async fn tls_and_sasl_let_in_whom_they_should() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = certificate(directory.path());
+    let (cert, key) = (files.0.to_str().unwrap(), files.1.to_str().unwrap());
+    let (kafka, sasl, mutual) = Kafka::secure(&files, ("weir", "let me in"));
+    let write = |port: u16, topic: &'static str, options: Vec<(&'static str, Item)>| async move {
+        let mut all = vec![("topic", text(topic)), ("timeout", text("5s"))];
+        all.extend(options);
+        output(&format!("127.0.0.1:{port}"), all).await.write(Lane::Results, &points(0..2)).await
+    };
+    let login = |mechanism: &str, password: &str| {
+        vec![
+            ("tls_ca", text(cert)),
+            ("sasl_username", text("weir")),
+            ("sasl_password", text(password)),
+            ("sasl_mechanism", text(mechanism)),
+        ]
+    };
+    for (topic, mechanism) in [("plain", "PLAIN"), ("scram256", "SCRAM-SHA-256"), ("scram512", "SCRAM-SHA-512")] {
+        assert_eq!(write(sasl, topic, login(mechanism, "let me in")).await, Outcome::delivered(), "{mechanism}");
+        assert_eq!(kafka.consume(topic).len(), 2, "{mechanism}");
+    }
+    for mechanism in ["PLAIN", "SCRAM-SHA-512"] {
+        let refused = write(sasl, "refused", login(mechanism, "wrong")).await;
+        let (Outcome::Hold { reason } | Outcome::Retry { reason, .. }) = refused else { panic!("{mechanism}: {refused:?}") };
+        assert!(reason.to_lowercase().contains("authentication") && !reason.contains("wrong"), "{mechanism}: {reason}");
+    }
+
+    let own = vec![("tls_ca", text(cert)), ("tls_cert", text(cert)), ("tls_key", text(key))];
+    assert_eq!(write(mutual, "mutual", own).await, Outcome::delivered());
+    let anyone = write(mutual, "anyone", vec![("insecure_skip_verify", Item::Bool(true))]).await;
+    assert!(matches!(anyone, Outcome::Retry { .. } | Outcome::Hold { .. }), "{anyone:?}");
+    // The system's authorities do not know this broker's certificate.
+    let mut stranger = login("PLAIN", "let me in");
+    stranger.remove(0);
+    stranger.push(("enable_tls", Item::Bool(true)));
+    let stranger = write(sasl, "stranger", stranger).await;
+    let (Outcome::Hold { reason } | Outcome::Retry { reason, .. }) = stranger else { panic!("{stranger:?}") };
+    assert!(reason.contains("certificate"), "{reason}");
+    assert!(kafka.consume("refused").is_empty() && kafka.consume("stranger").is_empty() && kafka.consume("anyone").is_empty());
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 #   kafka.sh fetch                       jars into ${WEIR_CACHE:-$HOME/.cache/weir}/kafka-VERSION/lib; prints that folder
 #   kafka.sh run DIRECTORY PORT [LINE…]  a broker in the foreground, its data in DIRECTORY; each LINE is added to its
 #                                        configuration. PORT and PORT_CONTROLLER (or PORT + 1) on 127.0.0.1.
+#                                        SCRAM_USER (name=…,password=…) is known to SCRAM-SHA-256 and -512.
 #
 # A second `run` in the same directory goes on with the same data.
 set -eu
@@ -73,7 +74,8 @@ PROPERTIES
         for line in "$@"; do echo "$line"; done
     } >"$directory/server.properties"
     if [ ! -e "$directory/data/meta.properties" ]; then
-        java -cp "$lib/*" kafka.tools.StorageTool format --cluster-id AAAAAAAAQACAAAAAAAAAAQ --config "$directory/server.properties" >&2
+        java -cp "$lib/*" kafka.tools.StorageTool format --cluster-id AAAAAAAAQACAAAAAAAAAAQ \
+            ${SCRAM_USER:+--add-scram "SCRAM-SHA-256=[$SCRAM_USER]" --add-scram "SCRAM-SHA-512=[$SCRAM_USER]"} --config "$directory/server.properties" >&2
     fi
     exec java -Xms128m -Xmx384m -cp "$lib/*" kafka.Kafka "$directory/server.properties"
 }
@@ -85,7 +87,7 @@ run)
     run "$@"
     ;;
 *)
-    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
