@@ -1,10 +1,15 @@
 //! Running it: signals, reload, status, what is refused at start.
 
-use std::{fs, io::Write};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+};
 
 use crate::support::{
     agent::{Agent, run},
-    eventually,
+    eventually, free_port,
 };
 
 const FOLLOW: &str = "[agent]\nomit_hostname = true\nflush_interval = \"50ms\"\n[[inputs.tail]]\nfiles = [\"in.lp\"]\nfrom_beginning = true\npath_tag = \"\"\n[[outputs.file]]\nfiles = [\"out.lp\"]\n";
@@ -78,6 +83,36 @@ fn sighup_takes_a_new_configuration_and_refuses_a_broken_one() {
     eventually("with its tag", || output(directory.path()).contains("m,site=x a=3").then_some(()));
     assert_eq!(output(directory.path()).lines().count(), 3, "nothing twice");
     assert!(agent.terminate().success());
+}
+
+#[test]
+fn a_reload_keeps_its_status_addresses_from_whoever_holds_on_to_them() {
+    let directory = folder();
+    let port = free_port();
+    let config = format!("{FOLLOW}[status]\nlisten = \"127.0.0.1:{port}\"\n");
+    let agent = Agent::start(directory.path(), &config);
+    let metrics = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.starts_with("HTTP/1.1 200").then_some(())
+    };
+    eventually("metrics", metrics);
+    // Connections that never finish their request.
+    let mut control = UnixStream::connect(directory.path().join("control.sock")).expect("the control socket");
+    let mut tcp = TcpStream::connect(("127.0.0.1", port)).expect("the status port");
+    control.write_all(b"GET /sta").and_then(|()| tcp.write_all(b"GET /met")).expect("half a request");
+
+    for round in 1..=3 {
+        agent.signal("HUP");
+        eventually("the next one runs", || (agent.log().matches(" running ").count() > round).then_some(()));
+        eventually("metrics", metrics);
+        agent.status();
+    }
+    assert!(!agent.log().contains("no control socket") && !agent.log().contains("can't listen"), "{}", agent.log());
+    assert!(agent.terminate().success());
+    assert!(!directory.path().join("control.sock").exists(), "nothing is left behind");
 }
 
 #[test]

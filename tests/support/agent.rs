@@ -79,14 +79,15 @@ impl Agent {
 
     /// Writes the configuration file.
     pub fn write_config(directory: &Path, config: &str) {
-        let socket = directory.join("control.sock");
-        let storage = if config.contains("[storage]") { "" } else { "[storage]\n" };
-        let own = format!("directory = {:?}\n", directory.join("state"));
-        let text = match config.split_once("[storage]\n") {
-            Some((before, after)) => format!("{before}[storage]\n{own}{after}"),
-            None => format!("{config}\n{storage}{own}"),
-        };
-        fs::write(directory.join("weir.toml"), format!("{text}\n[status]\nsocket = {socket:?}\n")).expect("the configuration is written");
+        let own = [
+            ("[storage]\n", format!("directory = {:?}\n", directory.join("state"))),
+            ("[status]\n", format!("socket = {:?}\n", directory.join("control.sock"))),
+        ];
+        let text = own.into_iter().fold(config.to_owned(), |text, (table, own)| match text.split_once(table) {
+            Some((before, after)) => format!("{before}{table}{own}{after}"),
+            None => format!("{text}\n{table}{own}"),
+        });
+        fs::write(directory.join("weir.toml"), text).expect("the configuration is written");
     }
 
     /// Waits until it says it is ready.

@@ -3,6 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use clap::Args;
@@ -16,6 +17,9 @@ use crate::{
     run::{CoreHandle, RunOptions, Running, StartError, start::start},
     sys::{clock::SystemClock, log, notify},
 };
+
+/// What an answer under way gets when its server ends.
+const SERVERS_GRACE: Duration = Duration::from_millis(300);
 
 /// `weir run`.
 #[derive(Args, Debug)]
@@ -166,7 +170,7 @@ async fn generation(
     options: &RunOptions,
     reload: &impl Fn() -> Option<Config>,
 ) -> Result<Box<Config>, u8> {
-    let (served, servers_end) = serve(&running, status, options);
+    let (served, servers) = serve(&running, status, options);
     served.ready.request();
     notify::ready();
     tracing::info!(directory = %running.directory.display(), inputs = running.names.inputs.len(), outputs = running.names.outputs.len(), "running");
@@ -178,7 +182,7 @@ async fn generation(
         Ending::Finished { failed } => running.finish(failed).await,
         Ending::Stop | Ending::Reload(_) => running.stop().await,
     };
-    servers_end.request();
+    servers.end().await;
     for residue in ended.ledger.iter().flat_map(weir_engine::core::Ledger::residues) {
         tracing::error!(%residue, "the ledger does not balance");
     }
@@ -196,8 +200,27 @@ async fn generation(
     }
 }
 
-fn serve(running: &Running, status: StatusOptions, options: &RunOptions) -> (Arc<Shown>, Stop) {
-    let end = Stop::default();
+/// The servers of one agent's status.
+struct Servers {
+    end: Stop,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Servers {
+    /// Ends them: when this returns, their addresses are free for the next agent, whoever is still connected.
+    async fn end(self) {
+        self.end.request();
+        for mut task in self.tasks {
+            if tokio::time::timeout(SERVERS_GRACE, &mut task).await.is_err() {
+                task.abort();
+                let _ = task.await;
+            }
+        }
+    }
+}
+
+fn serve(running: &Running, status: StatusOptions, options: &RunOptions) -> (Arc<Shown>, Servers) {
+    let (end, mut tasks) = (Stop::default(), Vec::new());
     let shown = Arc::new(Shown {
         core: running.core.clone(),
         health: running.health.clone(),
@@ -207,14 +230,14 @@ fn serve(running: &Running, status: StatusOptions, options: &RunOptions) -> (Arc
     });
     if !options.once {
         match config::control_socket(status.socket.as_deref(), &System::default()) {
-            Some(socket) => drop(tokio::spawn(http::serve_unix(socket, Arc::clone(&shown), end.clone()))),
+            Some(socket) => tasks.push(tokio::spawn(http::serve_unix(socket, Arc::clone(&shown), end.clone()))),
             None => tracing::warn!("no place for a control socket, `weir status` won't work: set `socket` in [status]"),
         }
     }
     if let Some(address) = status.listen {
-        tokio::spawn(http::serve_tcp(address, Arc::clone(&shown), end.clone()));
+        tasks.push(tokio::spawn(http::serve_tcp(address, Arc::clone(&shown), end.clone())));
     }
-    (shown, end)
+    (shown, Servers { end, tasks })
 }
 
 /// Waits for whatever ends this agent. A reload that is refused ends nothing.

@@ -53,11 +53,20 @@ pub async fn serve_unix(path: PathBuf, shown: Arc<Shown>, end: Stop) {
             return;
         }
     };
+    // Whoever comes next makes its own.
+    let _name = SocketName(path);
     if let Err(error) = axum::serve(listener, router(shown)).with_graceful_shutdown(end.requested()).await {
         tracing::warn!(%error, "control socket failed");
     }
-    // Whoever comes next makes its own.
-    let _ = std::fs::remove_file(&path);
+}
+
+/// A socket's name in the file system, removed with this, even when its server is aborted.
+struct SocketName(PathBuf);
+
+impl Drop for SocketName {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 fn bind_unix(path: &Path) -> std::io::Result<UnixListener> {
