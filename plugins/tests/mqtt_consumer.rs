@@ -232,12 +232,13 @@ async fn unreadable_messages_cost_only_themselves() {
     let broker = Mosquitto::start();
     let mut running = Running::start(persistent(&broker, vec![]), Resume::default());
     subscribed(&broker).await;
-    for payload in [&b"not a number"[..], b"\xff\xfe\x00", b"", b"21.5"] {
+    for payload in [&b"not a number"[..], b"\xff\xfe\x00", b"", b"NaN", b"-inf", b"1e999", b"21.5"] {
         broker.publish("sensors/a", payload);
     }
     running.lines(1).await;
-    running.counted("the bad ones", |c| c.refused_parse >= 2).await;
-    eventually("all are acknowledged", || broker.log().matches("Received PUBACK from gateway").count() == 4).await;
+    running.counted("the bad ones", |c| c.refused_parse + c.refused_nan >= 5).await;
+    eventually("all are acknowledged", || broker.log().matches("Received PUBACK from gateway").count() == 7).await;
+    assert_eq!(running.lines.len(), 1);
     let (_, lines) = running.stop().await;
     assert_eq!(lines, ["test,topic=sensors/a value=21.5 ?"]);
 }
@@ -345,6 +346,63 @@ async fn user_and_password_open_the_door() {
     right.lines(1).await;
     right.stop().await;
     wrong.stop().await;
+}
+
+#[tokio::test]
+async fn a_password_that_is_put_right_at_the_broker_opens_the_door_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let passwords = directory.path().join("passwords");
+    let set = |password: &str, more: &[&str]| {
+        let mut command = std::process::Command::new("mosquitto_passwd");
+        assert!(command.args(more).arg("-b").arg(&passwords).args(["weir", password]).status().unwrap().success());
+    };
+    set("another", &["-c"]);
+    let broker = Mosquitto::in_directory(directory, "allow_anonymous false\npassword_file {dir}/passwords");
+    let login = vec![("username", text("weir")), ("password", text("secret"))];
+    let mut running = Running::start(options(&broker, login), Resume::default());
+    eventually("it is refused again and again", || broker.log().matches("not authorised").count() >= 2).await;
+    set("secret", &[]);
+    broker.signal("HUP");
+    subscribed(&broker).await;
+    broker.publish_with("sensors/a", b"1", &["-u", "weir", "-P", "secret"]);
+    running.lines(1).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_hangs_is_left_for_another_and_returned_to() {
+    let (first, mut second) = (Mosquitto::start(), Mosquitto::start());
+    let times = || vec![("keepalive", text("1s")), ("ping_timeout", text("500ms")), ("connection_timeout", text("500ms"))];
+    let servers = texts(&[&first.url(), &second.url()]);
+    let mut running = Running::start(options(&first, [times(), vec![("servers", servers)]].concat()), Resume::default());
+    subscribed(&first).await;
+    // It keeps the connection and says nothing any more; nor does it to those who connect.
+    first.signal("STOP");
+    subscribed(&second).await;
+    second.publish("sensors/a", b"1");
+    running.lines(1).await;
+    second.kill();
+    first.signal("CONT");
+    let log = || first.log().matches("Sending SUBACK").count();
+    eventually("it is back", || log() == 2).await;
+    first.publish("sensors/a", b"2");
+    running.lines(2).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn strange_topics_are_tags_like_others() {
+    let broker = Mosquitto::start();
+    let mut running = Running::start(options(&broker, vec![("topics", texts(&["#"]))]), Resume::default());
+    subscribed(&broker).await;
+    let long = "x".repeat(60_000);
+    for topic in ["/", "a b,c=d//é", r#""quoted"\"#, &long] {
+        broker.publish(topic, b"1");
+    }
+    let lines = running.lines(4).await.to_vec();
+    assert!(lines[1].contains(r"topic=a\ b\,c\=d//é "), "{}", lines[1]);
+    assert!(lines.iter().any(|l| l.contains(&long)));
+    running.stop().await;
 }
 
 #[tokio::test]

@@ -34,6 +34,13 @@ impl Server {
         self.child.wait().expect("it is reaped");
     }
 
+    /// SIGTERM, and waits for its end: a broker saves its sessions.
+    pub fn stop(&mut self) {
+        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill runs");
+        assert!(status.success());
+        self.child.wait().expect("it is reaped");
+    }
+
     /// Starts it again on the same port and files.
     pub fn restart(&mut self) {
         self.child = (self.start)();

@@ -119,10 +119,15 @@ impl Mosquitto {
         format!("tcp://127.0.0.1:{}", self.port)
     }
 
+    /// Sends it a signal by name.
+    pub fn signal(&self, name: &str) {
+        let pid = self.process.0.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill runs").success());
+    }
+
     /// Asks it to stop, so that it saves its sessions, and waits for its end.
     pub fn stop(&mut self) {
-        let pid = self.process.0.id().to_string();
-        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        self.signal("TERM");
         let _ = self.process.0.wait();
     }
 

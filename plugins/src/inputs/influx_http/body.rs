@@ -143,7 +143,7 @@ async fn read(shared: &Shared, request: Request, parameters: &Parameters) -> Res
 fn key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     match key.to_str() {
-        Ok(key) if key.is_empty() => Ok(None),
+        Ok("") => Ok(None),
         Ok(key) if key.len() <= KEY_MAX => Ok(Some(key.to_owned())),
         _ => Err(Failure::Bad(format!("`Idempotency-Key` must be text of up to {KEY_MAX} bytes"))),
     }
