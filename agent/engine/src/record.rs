@@ -42,6 +42,31 @@ pub struct BatchRecord<'a> {
     pub points: u32,
 }
 
+/// What the agent raises an alert about itself for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Condition {
+    /// An output takes nothing until a person acts.
+    OutputHeld = 0,
+    /// Results are given up before an output had them.
+    OutboxDropping = 1,
+    /// The disk failed, and what is delivered may be lost by a restart.
+    StorageFailed = 2,
+}
+
+impl Condition {
+    /// Every one, by number.
+    pub const ALL: [Self; 3] = [Self::OutputHeld, Self::OutboxDropping, Self::StorageFailed];
+
+    /// Name of the alert: the `alert` tag of its transitions.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OutputHeld => "output_held",
+            Self::OutboxDropping => "outbox_dropping",
+            Self::StorageFailed => "storage_failed",
+        }
+    }
+}
+
 /// One record. Its sequence number is given by the journal: from 1, without gaps.
 #[derive(Clone, Copy, Debug)]
 pub enum Record<'a> {
@@ -83,6 +108,17 @@ pub enum Record<'a> {
         upto: Identity,
         /// How many, and why.
         counts: DeliveryCounts,
+    },
+    /// Something about the agent itself began or ended.
+    Condition {
+        /// What.
+        condition: Condition,
+        /// The output it is about; empty for the agent as a whole.
+        subject: &'a str,
+        /// It holds now.
+        active: bool,
+        /// How many points it is about.
+        value: u64,
     },
 }
 

@@ -17,6 +17,8 @@ pub struct EngineSpec {
     pub windows: Vec<WindowSpec>,
     /// Alerts.
     pub alerts: Vec<AlertSpec>,
+    /// Alerts the agent raises about itself.
+    pub agent_alerts: AgentAlertSpec,
     /// Time.
     pub time: TimeSpec,
     /// Bounds.
@@ -173,6 +175,23 @@ pub struct AlertSpec {
     pub edge_actions: u64,
     /// Indexes of its level actions.
     pub level_actions: Vec<usize>,
+}
+
+/// Alerts the agent raises about itself: see [`crate::record::Condition`].
+#[derive(Clone, Debug)]
+pub struct AgentAlertSpec {
+    /// Written into the `severity` tag.
+    pub severity: String,
+    /// Bits of [`EngineSpec::outputs`] that are their edge actions.
+    pub edge_actions: u64,
+    /// Indexes of their level actions.
+    pub level_actions: Vec<usize>,
+}
+
+impl Default for AgentAlertSpec {
+    fn default() -> Self {
+        Self { severity: "warning".into(), edge_actions: 0, level_actions: Vec::new() }
+    }
 }
 
 /// `[time]`.

@@ -129,6 +129,7 @@ fn check(merged: &Merged, hash: u64, context: &Context<'_>) -> Option<Config> {
     let outputs = plugins::outputs(merged, &settings, &mut claims, context);
     let windows = operators::windows(merged, &limits, context);
     let alerts = operators::alerts(merged, &windows, &outputs.names, context);
+    let agent_alerts = operators::agent_alerts(merged, &agent.table, &outputs.names, context);
     nothing_to_do(merged, context);
     let (storage, directory) = storage?;
     let engine = EngineSpec {
@@ -137,6 +138,7 @@ fn check(merged: &Merged, hash: u64, context: &Context<'_>) -> Option<Config> {
         levels: outputs.levels,
         windows,
         alerts,
+        agent_alerts,
         time,
         limits,
         storage,

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use weir_engine::{
     operators::expr::Expr,
-    spec::{Aggregate, AlertSpec, Limits, WindowSpec},
+    record::Condition as AgentCondition,
+    spec::{AgentAlertSpec, Aggregate, AlertSpec, Limits, WindowSpec},
 };
 use weir_plugin_api::{
     filter::Filter,
@@ -15,6 +16,7 @@ use super::{
     context::{Context, Names, check_name, nanos, positive_nanos},
     literal,
     merge::{ALERT_LOG, Merged},
+    sections::AgentTable,
 };
 
 weir_plugin_api::options! {
@@ -270,6 +272,13 @@ pub fn alerts(merged: &Merged, windows: &[WindowSpec], actions: &ActionNames, co
     merged.alerts.iter().filter_map(read).collect()
 }
 
+/// The part of `[agent]` that is about its own alerts, once the actions are known.
+pub fn agent_alerts(merged: &Merged, agent: &AgentTable, actions: &ActionNames, context: &Context<'_>) -> AgentAlertSpec {
+    let section = context.section("agent", &merged.agent);
+    let (edge_actions, level_actions) = find_actions(&section, "alert_actions", &agent.alert_actions, actions, context);
+    AgentAlertSpec { severity: agent.alert_severity.clone(), edge_actions, level_actions }
+}
+
 fn alert(
     section: &Section<'_>,
     merged: &Merged,
@@ -282,6 +291,9 @@ fn alert(
     let table = AlertTable::read(section)?;
     check_name(section, "name", &table.name);
     check_name(section, "severity", &table.severity);
+    if AgentCondition::ALL.iter().any(|condition| condition.name() == table.name) {
+        section.error_at("name", format!("`name`: \"{}\" is an alert the agent raises itself", table.name));
+    }
     names.take("an alert named", &table.name, name_place(section), context);
     let when = expression(section, "when", &table.when, context);
     let clear = table.clear.as_ref().map(|clear| expression(section, "clear", clear, context));
@@ -291,7 +303,7 @@ fn alert(
         conditions.into_iter().for_each(|(key, expr)| warn_of_raw_fields(section, key, expr, window));
     }
     let log = actions.edge.get(ALERT_LOG).filter(|_| table.actions.is_empty()).map(|_| vec![ALERT_LOG.to_owned()]);
-    let (edge_actions, level_actions) = find_actions(section, log.as_ref().unwrap_or(&table.actions), actions, context);
+    let (edge_actions, level_actions) = find_actions(section, "actions", log.as_ref().unwrap_or(&table.actions), actions, context);
     Some(AlertSpec {
         name: table.name,
         when: when?,
@@ -365,7 +377,13 @@ fn find_window(section: &Section<'_>, name: &str, merged: &Merged, windows: &[Wi
     found
 }
 
-fn find_actions(section: &Section<'_>, wanted: &[String], actions: &ActionNames, context: &Context<'_>) -> (u64, Vec<usize>) {
+fn find_actions(
+    section: &Section<'_>,
+    key: &'static str,
+    wanted: &[String],
+    actions: &ActionNames,
+    context: &Context<'_>,
+) -> (u64, Vec<usize>) {
     let (mut edge, mut level) = (0, Vec::new());
     for (i, name) in wanted.iter().enumerate() {
         if let Some(index) = actions.edge.get(name) {
@@ -377,7 +395,7 @@ fn find_actions(section: &Section<'_>, wanted: &[String], actions: &ActionNames,
             }
         } else if !context.incomplete && !actions.failed.contains(name) {
             let names: Vec<&str> = actions.edge.keys().chain(actions.level.keys()).chain(&actions.failed).map(String::as_str).collect();
-            let node = section.node("actions").and_then(|node| match &node.item {
+            let node = section.node(key).and_then(|node| match &node.item {
                 Item::Array(items) => items.get(i),
                 _ => None,
             });

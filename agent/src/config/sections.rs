@@ -45,6 +45,11 @@ weir_plugin_api::options! {
         log_level: LogLevel = LogLevel::Info,
         /// Longest time a stop may take; what is not delivered then stays in the store.
         shutdown_timeout: Duration = Duration::from_secs(5),
+        /// Aliases of the actions that are told when an output is held (`output_held`), results are given up (`outbox_dropping`) or the
+        /// disk fails (`storage_failed`). Every output gets these alerts as points anyway.
+        alert_actions: Vec<String> = Vec::new(),
+        /// Written into the tag `severity` of these alerts.
+        alert_severity: String = "warning".into(),
         /// Threads for inputs and outputs; 1 keeps all of them on one, which is right for a gateway.
         workers: usize = 1,
     }
@@ -238,6 +243,7 @@ pub fn agent(merged: &Merged, ring_batches: usize, context: &Context<'_>) -> Opt
     if table.metric_buffer_limit > 0 {
         warn_buffer_limit(&section, table.metric_buffer_limit);
     }
+    check_name(&section, "alert_severity", &table.alert_severity);
     if table.workers == 0 || table.workers > 64 {
         section.error_at("workers", "`workers` must be between 1 and 64");
     }

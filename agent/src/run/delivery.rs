@@ -62,6 +62,8 @@ pub struct DeliveryOptions {
     pub flush_jitter: Duration,
     /// Lanes it takes.
     pub lanes: Vec<Lane>,
+    /// It was held when the agent went down.
+    pub held: bool,
 }
 
 /// First delay after a write that did not get through.
@@ -85,6 +87,8 @@ struct LaneState {
     wanted: bool,
     since: Option<Instant>,
     last: Identity,
+    /// Its last write was refused until a person acts.
+    held: bool,
 }
 
 /// The task.
@@ -116,6 +120,12 @@ impl Delivery {
         seed: u64,
     ) -> Self {
         let size_max = options.batch.max(1);
+        let mut lanes: [LaneState; 2] = Default::default();
+        // Until the lane that carries nearly everything gets through, it still is.
+        if let Some(lane) = options.lanes.last() {
+            lanes[*lane as usize].held = options.held;
+        }
+        health.held.store(options.held, Ordering::Relaxed);
         Self {
             options,
             output,
@@ -123,7 +133,7 @@ impl Delivery {
             offers,
             core,
             health,
-            lanes: Default::default(),
+            lanes,
             backoff: Backoff::new(RETRY_FIRST, RETRY_MAX, seed),
             random: Random(seed ^ 0x5bd1),
             size_max,
@@ -277,7 +287,7 @@ impl Delivery {
         let points = state.unfinished.pop_front()?;
         let outcome = self.output.write(lane, &points).await;
         if !matches!(outcome, Outcome::Retry { .. } | Outcome::Hold { .. }) {
-            self.recovered();
+            self.recovered(lane);
         }
         match outcome {
             Outcome::Delivered { rejected, collapsed, token } => {
@@ -311,25 +321,39 @@ impl Delivery {
         }
     }
 
-    fn failed(&mut self, lane: Lane, points: Points, delay: Duration, reason: &str, held: bool) {
-        self.lanes[lane as usize].unfinished.push_front(points);
+    /// `hold`: until someone acts. What is held stays so until a write of its lane gets through: a destination that is away for a
+    /// while has not changed its mind.
+    fn failed(&mut self, lane: Lane, points: Points, delay: Duration, reason: &str, hold: bool) {
+        let state = &mut self.lanes[lane as usize];
+        state.unfinished.push_front(points);
+        state.held |= hold;
         self.health.retries.fetch_add(1, Ordering::Relaxed);
-        let known = self.health.failing.swap(true, Ordering::Relaxed) && self.health.held.swap(held, Ordering::Relaxed) == held;
-        self.health.held.store(held, Ordering::Relaxed);
-        match (known, held) {
-            (true, _) => tracing::debug!(output = %self.options.name, reason, retry_in = ?delay, "write still fails"),
-            (false, true) => {
+        let was_failing = self.health.failing.swap(true, Ordering::Relaxed);
+        let was_held = self.health.held.load(Ordering::Relaxed);
+        self.note_held();
+        match (hold, was_held, was_failing) {
+            (true, false, _) | (true, true, false) => {
                 tracing::error!(output = %self.options.name, reason, retry_in = ?delay, "destination takes nothing until someone acts; results are kept");
             }
-            (false, false) => tracing::warn!(output = %self.options.name, reason, retry_in = ?delay, "write failed; results are kept"),
+            (false, _, false) => tracing::warn!(output = %self.options.name, reason, retry_in = ?delay, "write failed; results are kept"),
+            _ => tracing::debug!(output = %self.options.name, reason, retry_in = ?delay, "write still fails"),
         }
     }
 
-    fn recovered(&mut self) {
+    fn recovered(&mut self, lane: Lane) {
         self.backoff.reset();
-        self.health.held.store(false, Ordering::Relaxed);
+        self.lanes[lane as usize].held = false;
+        self.note_held();
         if self.health.failing.swap(false, Ordering::Relaxed) {
             tracing::info!(output = %self.options.name, "writes get through again");
+        }
+    }
+
+    /// Tells the core, which raises and ends the alert.
+    fn note_held(&mut self) {
+        let held = self.lanes.iter().any(|lane| lane.held);
+        if self.health.held.swap(held, Ordering::Relaxed) != held {
+            self.core.event(Event::Held { output: self.options.index, held });
         }
     }
 

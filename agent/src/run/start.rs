@@ -67,6 +67,7 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>) -> 
     let shutdown_timeout = config.agent.shutdown_timeout;
     let health: Vec<Arc<OutputHealth>> = config.engine.outputs.iter().map(|_| Arc::default()).collect();
     let resumes: Vec<_> = (0..config.inputs.len()).map(|i| core.resume(i as u16).clone()).collect();
+    let held: Vec<bool> = (0..config.engine.outputs.len()).map(|o| core.is_held(o as u16)).collect();
     let output_resumes: Vec<_> = (0..config.engine.outputs.len()).map(|o| core.output_resume(o as u16)).collect();
 
     let (disk_sender, disk_receiver) = mpsc::channel();
@@ -119,6 +120,7 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>) -> 
                 flush_interval: output.flush_interval,
                 flush_jitter: output.flush_jitter,
                 lanes: Lane::ALL.into_iter().filter(|l| if *l == Lane::Alerts { spec.alerts } else { spec.results }).collect(),
+                held: held[index],
             },
             output.output,
             transform,

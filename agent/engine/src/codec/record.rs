@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     core::BlockMeta,
-    record::{BatchRecord, ClockQuality, DeliveryCounts, Record, Stamp},
+    record::{BatchRecord, ClockQuality, Condition, DeliveryCounts, Record, Stamp},
     series::SeriesTable,
 };
 
@@ -23,6 +23,7 @@ const CLOCK: u8 = 3;
 const FINISH: u8 = 4;
 const DELIVERED: u8 = 5;
 const EXPIRED: u8 = 6;
+const CONDITION: u8 = 7;
 
 /// Indexes within the open block, by id of the engine's table; valid when the stamp is the block's.
 #[derive(Default)]
@@ -94,6 +95,7 @@ impl BlockBuilder {
             Record::Finish => FINISH,
             Record::Delivered { .. } => DELIVERED,
             Record::Expired { .. } => EXPIRED,
+            Record::Condition { .. } => CONDITION,
         };
         self.body.push(tag);
         put_i64(&mut self.body, stamp.observed.wrapping_sub(self.last.observed));
@@ -122,6 +124,11 @@ impl BlockBuilder {
                     put_u64(&mut self.body, u64::from(identity.ordinal));
                 }
                 delivery_values(counts).into_iter().for_each(|v| put_u64(&mut self.body, v));
+            }
+            Record::Condition { condition, subject, active, value } => {
+                self.body.extend([*condition as u8, u8::from(*active)]);
+                put_bytes(&mut self.body, subject.as_bytes());
+                put_u64(&mut self.body, *value);
             }
         }
     }
@@ -255,6 +262,12 @@ pub fn decode(
                 }
                 emit(&Record::Expired { output, lane, after, upto, counts: delivery_counts(values) });
             }
+            CONDITION => {
+                let condition = condition(reader.u8()?)?;
+                let active = reader.u8()? != 0;
+                let subject = reader.text()?;
+                emit(&Record::Condition { condition, subject, active, value: reader.u64()? });
+            }
             BATCH => {
                 let input = input_id(reader.u64()?);
                 let read_at = last.steady.wrapping_add(reader.i64()?);
@@ -305,6 +318,14 @@ pub fn quality(raw: u8) -> Result<ClockQuality, Damaged> {
         2 => Ok(ClockQuality::Synced),
         _ => Err(Damaged("an unknown clock quality")),
     }
+}
+
+/// A condition by its number.
+///
+/// # Errors
+/// [`Damaged`] for others.
+pub fn condition(raw: u8) -> Result<Condition, Damaged> {
+    Condition::ALL.get(usize::from(raw)).copied().ok_or(Damaged("an unknown condition"))
 }
 
 /// Counts in the order of the format.

@@ -9,7 +9,7 @@ use weir_plugin_api::{Cell, Identity, InputCounts, Lane, Position, Series, Value
 use super::{bytes::Reader, cells, cells::CellEncoder, chunk, record, record::BlockBuilder};
 use crate::{
     core::BlockMeta,
-    record::{BatchRecord, DeliveryCounts, Record, Stamp},
+    record::{BatchRecord, Condition, DeliveryCounts, Record, Stamp},
     series::SeriesTable,
 };
 
@@ -270,6 +270,18 @@ fn points_without_identities_are_refused() {
     ] {
         assert!(build(&wrong).is_err(), "{wrong:?}");
     }
+}
+
+#[test]
+fn a_condition_of_the_agent_comes_back() {
+    let condition = Record::Condition { condition: Condition::OutboxDropping, subject: "in flüx", active: true, value: 300 };
+    let mut builder = BlockBuilder::default();
+    builder.push(7, Stamp { observed: 1, steady: 2 }, &condition);
+    builder.push(8, Stamp { observed: 1, steady: 2 }, &Record::Tick);
+    let (meta, bytes) = builder.seal(&table(), &["in"], &["out"]);
+    let records = read(&meta, &bytes).unwrap();
+    assert_eq!(records[0], format!("7 Stamp {{ observed: 1, steady: 2 }} {condition:?}"));
+    assert!(records[1].ends_with("Tick"));
 }
 
 #[test]

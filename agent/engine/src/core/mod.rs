@@ -15,6 +15,7 @@
 mod checkpoint;
 pub mod clock;
 mod commit;
+mod condition;
 mod deliver;
 pub mod ledger;
 pub mod state;
@@ -31,6 +32,7 @@ use self::{
     checkpoint::CheckpointState,
     clock::ClockState,
     commit::Commit,
+    condition::Dropping,
     waiting::{Held, Stored, Waiting},
 };
 pub use self::{
@@ -137,6 +139,13 @@ pub enum Event {
     Failing {
         /// Index of the output.
         output: u16,
+    },
+    /// An output takes nothing until a person acts, or takes points again.
+    Held {
+        /// Index of the output.
+        output: u16,
+        /// It takes nothing.
+        held: bool,
     },
     /// All finite inputs have ended and their rings are empty: close every window.
     Finish,
@@ -312,6 +321,8 @@ pub struct Core {
     commit: Commit,
     next_record: u64,
     damage: DamageLine,
+    /// What was given up of each output's results, and when.
+    dropping: Vec<Dropping>,
     levels_sent: Vec<Option<bool>>,
     checkpoint: CheckpointState,
     /// Outbox blocks the state knows and the store has lost.

@@ -9,6 +9,7 @@ use super::{
     checkpoint::CheckpointState,
     clock::ClockState,
     commit::Commit,
+    condition::Dropping,
     ledger::{DamageLine, OutputLine},
     waiting::{Stored, Waiting},
 };
@@ -69,6 +70,7 @@ impl Core {
             commit: Commit::new(&spec.storage),
             next_record: 1,
             damage: DamageLine::default(),
+            dropping: vec![Dropping::default(); outputs],
             levels_sent: vec![None; spec.levels.len()],
             checkpoint: CheckpointState::default(),
             gone: Vec::new(),

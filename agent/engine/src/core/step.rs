@@ -64,6 +64,7 @@ impl Core {
         }
         // First, so that every record of this run is stamped by clocks the journal knows.
         self.check_clock(now);
+        self.resume_conditions(now, effects);
         self.give_up_lost(now, effects);
         self.finish_step(now, effects);
     }
@@ -78,7 +79,7 @@ impl Core {
                 self.timers(now, effects);
             }
             Event::Durable { block, synced } => self.durable(block, synced, effects),
-            Event::StorageFailed { reason } => self.storage_failed(reason, effects),
+            Event::StorageFailed { reason } => self.storage_failed(now, reason, effects),
             Event::CheckpointDone { number, outbox, .. } => self.checkpoint_done(number, &outbox, effects),
             Event::CheckpointFailed { number, no_space, reason } => self.checkpoint_failed(now, number, no_space, reason, effects),
             Event::OutboxRead { output, lane, place, bytes } => self.outbox_read(now, output, lane, place, bytes, effects),
@@ -88,6 +89,7 @@ impl Core {
                 self.record(now, &record);
             }
             Event::Failing { .. } => {}
+            Event::Held { output, held } => self.output_held(now, output, held, effects),
             Event::Finish => {
                 self.record(now, &Record::Finish);
                 self.commit.urgent = true;
@@ -101,6 +103,7 @@ impl Core {
         self.levels(effects);
         self.settle_told(now);
         self.bounds(now);
+        self.watch_dropping(now, effects);
         self.maybe_checkpoint(now, effects);
         if self.commit.fires(self.block.len(), now.steady) {
             self.commit_block(now, effects);
@@ -257,7 +260,7 @@ impl Core {
                 super::waiting::take_off(spilled, index, (*after, *upto), super::waiting::total(counts));
                 return;
             }
-            Record::Tick | Record::Finish => {}
+            Record::Tick | Record::Finish | Record::Condition { .. } => {}
         }
         self.clock.seen(stamp.steady);
         self.results.start_record(sequence);
@@ -343,7 +346,7 @@ impl Core {
         }
     }
 
-    fn storage_failed(&mut self, reason: String, effects: &mut Vec<Effect>) {
+    fn storage_failed(&mut self, now: Now, reason: String, effects: &mut Vec<Effect>) {
         let on_failure = self.spec.storage.on_failure;
         if self.failed.is_none() {
             let what = if on_failure == OnStorageFailure::Stall { "nothing more is acknowledged" } else { "going on from memory, unsafe" };
@@ -358,6 +361,7 @@ impl Core {
         {
             self.arrive(last, effects);
         }
+        self.storage_is_unsafe(now, effects);
     }
 
     fn check_clock(&mut self, now: Now) {
@@ -397,8 +401,9 @@ impl Core {
         let commit = if self.commit.in_flight.len() < 2 { self.commit.due.unwrap_or(i64::MAX) } else { i64::MAX };
         let sync = self.commit.sync_due.unwrap_or(i64::MAX);
         let age = self.age_deadline().map_or(i64::MAX, |at| self.clock.steady_at(at));
+        let calm = self.calm_deadline().map_or(i64::MAX, |at| self.clock.steady_at(at));
         // What is due already and could not be done waits for an answer from the disk, not for time; a millisecond is no busy loop.
-        let earliest = operators.min(commit).min(sync).min(age).min(self.checkpoint_deadline());
+        let earliest = operators.min(commit).min(sync).min(age).min(calm).min(self.checkpoint_deadline());
         let at = earliest.max(now.steady + 1_000_000);
         if at != self.armed {
             self.armed = at;

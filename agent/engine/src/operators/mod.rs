@@ -41,7 +41,7 @@ pub use self::{
     snapshot::SnapshotError,
 };
 use crate::{
-    record::{BatchRecord, ClockQuality, Record, Stamp},
+    record::{BatchRecord, ClockQuality, Condition, Record, Stamp},
     results::Results,
     series::SeriesTable,
     spec::EngineSpec,
@@ -103,6 +103,11 @@ impl Operators {
             Record::Batch(batch) => self.batch(stamp, batch, table, results),
             Record::Clock { offset, quality } => self.set_clock(stamp, *offset, *quality, table, results),
             Record::Finish => self.finish(stamp, table, results),
+            Record::Condition { condition, subject, active, value } => {
+                let time = self.clock.wall(stamp.steady);
+                let (_, out) = self.split(stamp, results);
+                out.alerts.condition((*condition, subject), *active, *value, time, out.results, &out.now);
+            }
             Record::Tick | Record::Delivered { .. } | Record::Expired { .. } => {}
         }
         let (stage, mut out) = self.split(stamp, results);
@@ -124,6 +129,16 @@ impl Operators {
     /// Wanted level of each level action: on while any alert that names it fires in any group.
     pub fn levels(&self) -> &[bool] {
         self.alerts.levels()
+    }
+
+    /// Whether something about the agent itself holds, by the records.
+    pub fn is_active(&self, condition: Condition, subject: &str) -> bool {
+        self.alerts.conditions.is_active(condition, subject)
+    }
+
+    /// What holds about the agent itself.
+    pub fn active_conditions(&self) -> impl Iterator<Item = (Condition, &Arc<str>)> {
+        self.alerts.conditions.active()
     }
 
     /// Alert transitions while the last record was applied.

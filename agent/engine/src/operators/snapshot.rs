@@ -381,6 +381,7 @@ impl Operators {
             w.part(&window.window().name, window.meaning(), |w| window.write(w, &self.stage.partitions));
         }
         self.alerts.write(&mut w);
+        self.alerts.conditions.write(&mut w, &self.spec);
         let Writer { bytes: body, names, .. } = w;
         let start = out.len();
         out.extend_from_slice(MAGIC);
@@ -436,7 +437,9 @@ impl Operators {
         r.read_parts("window", &known, dropped, |at, r| stage.windows[at].read(r, &stage.partitions))?;
         let alerts = &mut self.alerts;
         let known = alerts.known();
-        r.read_parts("alert", &known, dropped, |at, r| alerts.read(at, r))
+        r.read_parts("alert", &known, dropped, |at, r| alerts.read(at, r))?;
+        // A state of before there were any ends here.
+        if r.at < r.bytes.len() { alerts.read_conditions(r) } else { Ok(()) }
     }
 
     /// Digest of the snapshot: equal for equal states.

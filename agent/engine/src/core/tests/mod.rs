@@ -4,15 +4,20 @@
 mod bounds;
 mod clock;
 mod commit;
+mod condition;
 mod recovery;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use weir_plugin_api::{Batch, Cell, Identity, InputCounts, Kind, Lane, Position, Series, filter::Filter};
+use weir_plugin_api::{
+    Batch, Cell, Identity, InputCounts, Kind, Lane, Position, Series,
+    filter::{Filter, FilterOptions},
+};
 
 use super::*;
 use crate::{
     operators::expr::Expr,
+    record::Condition,
     spec::{AlertSpec, Durability, InputSpec, LevelSpec, OutputSpec},
 };
 
@@ -21,9 +26,21 @@ pub(super) const S: i64 = 1_000_000_000;
 /// Wall time at steady 0: 2027.
 pub(super) const EPOCH: i64 = 1_800_000_000 * S;
 
-/// One input whose points pass to two outputs, and an alert that holds a siren.
+/// One input whose points pass to two outputs, and an alert that holds a siren. What the agent tells about itself they do not take.
 pub(super) fn spec() -> EngineSpec {
-    let output = |name: &str| OutputSpec { name: name.into(), alerts: true, results: true, ..OutputSpec::default() };
+    let own = Condition::ALL.map(|c| c.name().to_owned()).to_vec();
+    let filter = Filter::new(&FilterOptions {
+        namepass: Vec::new(),
+        namedrop: Vec::new(),
+        fieldinclude: Vec::new(),
+        fieldexclude: Vec::new(),
+        tagpass: BTreeMap::new(),
+        tagdrop: BTreeMap::from([("alert".to_owned(), own)]),
+        taginclude: Vec::new(),
+        tagexclude: Vec::new(),
+    });
+    let output =
+        |name: &str| OutputSpec { name: name.into(), alerts: true, results: true, filter: filter.clone(), ..OutputSpec::default() };
     EngineSpec {
         inputs: vec![InputSpec { name: "in".into(), window_messages: 20 }],
         outputs: vec![output("near"), output("far")],

@@ -7,6 +7,7 @@
 //!
 //! Without `by` a group is a series; with it, a group is the named tags, whatever the measurement.
 
+pub(super) mod condition;
 pub(super) mod state;
 pub(super) mod store;
 
@@ -16,7 +17,10 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use weir_plugin_api::{Cell, Kind, Lane, Series, SeriesParts, Value};
 
-use self::state::{Axis, Memory, Transition};
+use self::{
+    condition::Conditions,
+    state::{Axis, Memory, Transition},
+};
 use super::{
     Now, OperatorCounts, PointRef,
     expr::{Expr, Operand, Scope},
@@ -107,6 +111,8 @@ pub(super) struct Alerts {
     fields: Vec<FieldIds>,
     names: Names,
     sums: Sums,
+    /// The agent's own.
+    pub conditions: Conditions,
 }
 
 /// Where and when an alert looks, and whom it tells.
@@ -128,6 +134,7 @@ impl Alerts {
             fields: spec.alerts.iter().map(FieldIds::new).collect(),
             names: Names { state: "state".into(), value: "value".into(), n: "n".into(), historical: "historical".into() },
             sums: Sums { level_counts: vec![0; spec.levels.len()], levels: vec![false; spec.levels.len()], transitions: 0 },
+            conditions: Conditions::default(),
             spec,
         }
     }
@@ -163,7 +170,7 @@ impl Alerts {
         let historical = now.wall.is_some_and(|wall| point.time < wall.saturating_sub(HISTORICAL_AFTER));
         let source = table.series(point.series);
         let axis = if point.untimed { Axis::Clock } else { Axis::Event };
-        let Self { spec, alerts, fields, names, sums } = self;
+        let Self { spec, alerts, fields, names, sums, .. } = self;
         let mut look = Look { time: point.time, axis, historical, clock: now.wall.is_some(), names, results, sums };
         for ((alert, ids), alert_spec) in alerts.iter_mut().zip(fields).zip(&spec.alerts).filter(|(_, s)| s.window.is_none()) {
             ids.find(alert_spec, table);
@@ -215,8 +222,8 @@ impl Alerts {
 }
 
 impl Sums {
-    fn move_levels(&mut self, spec: &AlertSpec, on: bool) {
-        for level in &spec.level_actions {
+    fn move_levels(&mut self, actions: &[usize], on: bool) {
+        for level in actions {
             let Some(count) = self.level_counts.get_mut(*level) else { continue };
             *count = if on { *count + 1 } else { count.saturating_sub(1) };
             self.levels[*level] = *count > 0;
@@ -252,7 +259,7 @@ impl Alert {
         let level = group.memory.is_firing() && (group.memory.level || !look.historical);
         if level != group.memory.level {
             group.memory.level = level;
-            look.sums.move_levels(spec, level);
+            look.sums.move_levels(&spec.level_actions, level);
         }
         if let Some(transition) = transition {
             self.counts.transitions += 1;

@@ -47,7 +47,7 @@ impl Alerts {
             let spec = std::sync::Arc::clone(&self.spec);
             self.alerts[at].add_group(key, &spec, memory);
             if memory.level {
-                self.sums.move_levels(&spec.alerts[at], true);
+                self.sums.move_levels(&spec.alerts[at].level_actions, true);
             }
         }
         Ok(())
