@@ -1,5 +1,7 @@
 //! Running it: signals, reload, status, what is refused at start.
 
+mod delivery;
+
 use std::{
     fs,
     io::{Read, Write},

@@ -1,0 +1,211 @@
+//! Destinations that refuse, hang or answer for somebody else, from outside: what is told, what is kept, and who must not suffer.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use super::{append, folder, output};
+use crate::support::{agent::Agent, eventually};
+
+/// A server that answers every request with the same bytes, until told otherwise; with none it says nothing and keeps the connection.
+struct Scripted {
+    port: u16,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    answer: Vec<u8>,
+    requests: usize,
+    /// Bodies answered with 204.
+    taken: Vec<String>,
+    hanging: Vec<TcpStream>,
+}
+
+impl Scripted {
+    fn start(answer: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
+        let port = listener.local_addr().expect("its address").port();
+        let shared = Arc::new(Mutex::new(Shared { answer: answer.into(), ..Shared::default() }));
+        let server = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let server = Arc::clone(&server);
+                std::thread::spawn(move || serve(stream, &server));
+            }
+        });
+        Self { port, shared }
+    }
+
+    fn answer(&self, answer: &str) {
+        self.shared.lock().expect("not poisoned").answer = answer.into();
+    }
+
+    fn requests(&self) -> usize {
+        self.shared.lock().expect("not poisoned").requests
+    }
+
+    fn taken(&self) -> String {
+        self.shared.lock().expect("not poisoned").taken.concat()
+    }
+}
+
+fn serve(stream: TcpStream, shared: &Mutex<Shared>) {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let (mut line, mut length) = (String::new(), 0);
+        while stream.read_line(&mut line).is_ok_and(|n| n > 2) {
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a length");
+            }
+            line.clear();
+        }
+        let mut body = vec![0; length];
+        if length == 0 || stream.read_exact(&mut body).is_err() {
+            return;
+        }
+        let answer = {
+            let mut shared = shared.lock().expect("not poisoned");
+            shared.requests += 1;
+            if shared.answer.starts_with(b"HTTP/1.1 204") {
+                shared.taken.push(String::from_utf8(body).expect("lines of text"));
+            }
+            if shared.answer.is_empty() {
+                shared.hanging.push(stream.into_inner());
+                return;
+            }
+            shared.answer.clone()
+        };
+        if stream.get_mut().write_all(&answer).is_err() {
+            return;
+        }
+    }
+}
+
+const TAKES: &str = "HTTP/1.1 204 No Content\r\n\r\n";
+const REFUSES: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}";
+const PORTAL: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 26\r\n\r\n<html>please pay</html>   ";
+const HANGS: &str = "";
+
+fn config(port: u16, agent: &str, timeout: &str) -> String {
+    format!(
+        "[agent]\nomit_hostname = true\nflush_interval = \"50ms\"\n{agent}[[inputs.tail]]\nfiles = [\"in.lp\"]\nfrom_beginning = true\npath_tag = \"\"\n\
+         [[outputs.file]]\nfiles = [\"out.lp\"]\n\
+         [[outputs.influxdb_v2]]\nalias = \"cloud\"\nurls = [\"http://127.0.0.1:{port}\"]\nbucket = \"b\"\ntoken = \"s3cret\"\ntimeout = \"{timeout}\"\ncontent_encoding = \"identity\"\n"
+    )
+}
+
+fn alerts(directory: &Path) -> Vec<String> {
+    output(directory).lines().filter(|l| l.starts_with("weir_alert")).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_held_output_is_an_alert_that_survives_kill_9_and_ends_when_somebody_acts() {
+    let directory = folder();
+    let server = Scripted::start(REFUSES);
+    append(directory.path(), "m a=1 1700000001000000000\n");
+    let more = "alert_actions = [\"ops\"]\nalert_severity = \"critical\"\n";
+    let action = "[[actions.exec]]\nalias = \"ops\"\ncommand = [\"/bin/sh\", \"-c\", \"cat >> told; echo >> told\"]\n";
+    let agent = Agent::start(directory.path(), &(config(server.port, more, "5s") + action));
+    eventually("the alert is with the other output", || (alerts(directory.path()).len() == 1).then_some(()));
+    let firing = alerts(directory.path()).remove(0);
+    assert!(
+        firing.starts_with("weir_alert,alert=output_held,output=cloud,severity=critical state=\"firing\",value=1,n=1i,historical=false "),
+        "{firing}"
+    );
+    let told = || fs::read_to_string(directory.path().join("told")).unwrap_or_default();
+    eventually("the action is told", || told().contains("output_held").then_some(()));
+    assert!(agent.log().contains("alert output_held firing, output cloud, 1 points"), "{}", agent.log());
+    assert!(!agent.log().contains("s3cret"));
+    eventually("the delivery is on the disk", || (agent.status()["outputs"][0]["delivered"] == 2).then_some(()));
+    // Durable with the next record: another reading follows.
+    append(directory.path(), "m a=2 1700000002000000000\n");
+    eventually("the reading is through", || output(directory.path()).contains("a=2").then_some(()));
+    agent.kill();
+
+    let before = server.requests();
+    let agent = Agent::spawn_written(directory.path());
+    agent.wait_ready();
+    eventually("it tries again and is refused", || (server.requests() > before).then_some(()));
+    append(directory.path(), "m a=3 1700000003000000000\n");
+    eventually("others are not held", || output(directory.path()).contains("a=3").then_some(()));
+    assert_eq!(alerts(directory.path()), [firing.clone()], "nothing has changed, nothing is told");
+    assert!(agent.terminate().success());
+
+    server.answer(TAKES);
+    let agent = Agent::spawn_written(directory.path());
+    eventually("the end is told", || (alerts(directory.path()).len() == 2).then_some(()));
+    let resolved = alerts(directory.path()).remove(1);
+    assert!(resolved.contains("output=cloud") && resolved.contains("state=\"resolved\"") && resolved.contains("n=2i"), "{resolved}");
+    eventually("everything arrives, the alert too", || {
+        let taken = server.taken();
+        ["a=1", "a=2", "a=3", &*firing, &*resolved].iter().all(|line| taken.contains(line)).then_some(())
+    });
+    assert!(agent.terminate().success());
+}
+
+#[test]
+fn a_portal_takes_nothing_from_the_store() {
+    let directory = folder();
+    let server = Scripted::start(PORTAL);
+    append(directory.path(), "m a=1 1700000001000000000\n");
+    let agent = Agent::start(directory.path(), &config(server.port, "", "5s"));
+    eventually("it is asked again", || (server.requests() >= 2).then_some(()));
+    let status = agent.status();
+    assert_eq!(status["outputs"][1]["delivered"], 0, "{status}");
+    assert!(agent.log().contains("a web page"), "{}", agent.log());
+    server.answer(TAKES);
+    eventually("what waited arrives", || server.taken().contains("m a=1").then_some(()));
+    assert!(agent.terminate().success());
+}
+
+#[test]
+fn a_destination_that_hangs_delays_neither_the_others_nor_a_stop() {
+    let directory = folder();
+    let server = Scripted::start(HANGS);
+    append(directory.path(), "m a=1 1700000001000000000\n");
+    // The write hangs far longer than a stop may take.
+    let agent = Agent::start(directory.path(), &config(server.port, "shutdown_timeout = \"2s\"\n", "300s"));
+    eventually("the write hangs", || (server.requests() == 1).then_some(()));
+    for n in 2..20 {
+        append(directory.path(), &format!("m a={n} 17000000{n:02}000000000\n"));
+        eventually("the other output goes on", || output(directory.path()).contains(&format!("a={n} ")).then_some(()));
+    }
+    let start = Instant::now();
+    assert!(agent.terminate().success());
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(3), "stopping took {took:?}, `shutdown_timeout` is 2 s");
+    server.answer(TAKES);
+    let agent = Agent::spawn_written(directory.path());
+    eventually("nothing is lost", || (1..20).all(|n| server.taken().contains(&format!("a={n} "))).then_some(()));
+    assert!(agent.terminate().success());
+}
+
+#[test]
+fn a_held_output_does_not_delay_a_stop() {
+    let directory = folder();
+    let server = Scripted::start(REFUSES);
+    append(directory.path(), "m a=1 1700000001000000000\n");
+    let agent = Agent::start(directory.path(), &config(server.port, "shutdown_timeout = \"30s\"\n", "5s"));
+    eventually("it is held", || (agent.status()["outputs"][1]["failing_until_someone_acts"] == 1).then_some(()));
+    let start = Instant::now();
+    assert!(agent.terminate().success());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_server_that_wants_to_be_asked_again_at_once_is_not_asked_in_a_loop() {
+    let directory = folder();
+    let server = Scripted::start("HTTP/1.1 503 X\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n");
+    append(directory.path(), "m a=1 1700000001000000000\n");
+    let agent = Agent::start(directory.path(), &config(server.port, "", "5s"));
+    eventually("it was asked three times", || (server.requests() >= 3).then_some(()));
+    let retries = agent.status()["outputs"][1]["retries"].as_u64().expect("a number");
+    assert!(retries < 20, "{retries}");
+    assert!(agent.terminate().success());
+}
