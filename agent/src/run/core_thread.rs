@@ -25,6 +25,8 @@ pub struct CoreThread {
     pub core: Core,
     /// Rings by input.
     pub rings: Vec<RingReceiver>,
+    /// Inputs that lose nothing by waiting, by index.
+    pub can_wait: Vec<bool>,
     /// Messages from everybody else.
     pub inbox: mpsc::Receiver<Message>,
     /// The disk thread.
@@ -47,6 +49,13 @@ struct Waiting {
     ending: bool,
 }
 
+impl Waiting {
+    /// The agent is stopping: what lies in the rings is all there will be.
+    fn hurries(&self) -> bool {
+        self.ending || !self.settle.is_empty() || !self.finish.is_empty()
+    }
+}
+
 impl CoreThread {
     /// Runs until [`Message::End`] and the last checkpoint after it.
     pub fn run(mut self) {
@@ -61,7 +70,7 @@ impl CoreThread {
         self.perform(&mut effects, &mut armed);
         loop {
             let mut busy = self.take_messages(&mut effects, &mut armed, &mut waiting, &mut last_checkpoint);
-            busy |= self.take_batches(&mut effects, &mut armed);
+            busy |= self.take_batches(&mut effects, &mut armed, waiting.hurries());
             let now = self.clock.now();
             if let Some(interval) = watchdog
                 && now.steady - fed_at >= interval
@@ -127,12 +136,15 @@ impl CoreThread {
         any
     }
 
-    fn take_batches(&mut self, effects: &mut Vec<Effect>, armed: &mut i64) -> bool {
+    fn take_batches(&mut self, effects: &mut Vec<Effect>, armed: &mut i64, hurry: bool) -> bool {
         let mut any = false;
         for input in 0..self.rings.len() {
             for _ in 0..TURN {
                 if !self.core.wants_batches() {
                     return any;
+                }
+                if self.can_wait[input] && !hurry && self.core.holds_back() {
+                    break;
                 }
                 let Some(batch) = self.rings[input].try_recv() else { break };
                 any = true;

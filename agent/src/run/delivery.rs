@@ -192,6 +192,7 @@ impl Delivery {
                 }
                 Err(error) => {
                     self.health.failing.store(true, Ordering::Relaxed);
+                    self.core.event(Event::Failing { output: self.options.index });
                     let delay = self.backoff.step();
                     tracing::error!(output = %self.options.name, %error, retry_in = ?delay, "output can't be opened");
                     tokio::select! {
@@ -328,6 +329,7 @@ impl Delivery {
         state.unfinished.push_front(points);
         state.held |= hold;
         self.health.retries.fetch_add(1, Ordering::Relaxed);
+        self.core.event(Event::Failing { output: self.options.index });
         let was_failing = self.health.failing.swap(true, Ordering::Relaxed);
         let was_held = self.health.held.load(Ordering::Relaxed);
         self.note_held();

@@ -80,6 +80,7 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>) -> 
         let thread = CoreThread {
             core,
             rings,
+            can_wait: config.inputs.iter().map(|i| i.built.input.can_wait()).collect(),
             inbox,
             disk: disk_sender,
             outputs: offer_senders,

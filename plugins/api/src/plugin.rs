@@ -145,6 +145,12 @@ pub trait StreamingInput: Send {
         false
     }
 
+    /// Whether the source loses nothing by waiting (a file, a connection, a broker that keeps what was not acknowledged): it is slowed down
+    /// while an output can't keep up. One that can't wait is read on, and what finds no room is counted.
+    fn can_wait(&self) -> bool {
+        false
+    }
+
     /// Reads until the source ends or a stop is requested.
     fn run<'a>(&'a mut self, context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>>;
 }
@@ -154,6 +160,11 @@ pub trait PolledInput: Send {
     /// Called once before the first gather.
     fn start<'a>(&'a mut self, _context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(async { Ok(()) })
+    }
+
+    /// See [`StreamingInput::can_wait`].
+    fn can_wait(&self) -> bool {
+        false
     }
 
     /// Reads once into the collector; the caller flushes.
@@ -166,6 +177,16 @@ pub enum AnyInput {
     Polled(Box<dyn PolledInput>),
     /// Runs by itself.
     Streaming(Box<dyn StreamingInput>),
+}
+
+impl AnyInput {
+    /// See [`StreamingInput::can_wait`].
+    pub fn can_wait(&self) -> bool {
+        match self {
+            Self::Polled(input) => input.can_wait(),
+            Self::Streaming(input) => input.can_wait(),
+        }
+    }
 }
 
 /// An input that was built from its options.

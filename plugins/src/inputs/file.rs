@@ -75,6 +75,10 @@ struct File {
 type Content = (PathBuf, Result<Option<Vec<u8>>, std::io::Error>);
 
 impl PolledInput for File {
+    fn can_wait(&self) -> bool {
+        true
+    }
+
     fn gather<'a>(&'a mut self, context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(async move {
             let mut failed = None;

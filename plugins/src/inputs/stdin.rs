@@ -34,6 +34,10 @@ struct Stdin {
 }
 
 impl StreamingInput for Stdin {
+    fn can_wait(&self) -> bool {
+        true
+    }
+
     fn is_finite(&self) -> bool {
         true
     }

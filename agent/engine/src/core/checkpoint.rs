@@ -5,12 +5,19 @@ use std::sync::Arc;
 use weir_plugin_api::{Chunk, Lane};
 
 use super::{Core, Effect, Now, OutboxBlock, OutboxPlace, waiting::Stored};
-use crate::codec::{cells::CellEncoder, chunk};
+use crate::{
+    codec::{cells::CellEncoder, chunk},
+    record::DeliveryCounts,
+};
 
 /// Points of small chunks that are merged into one block of the outbox.
 const BLOCK_POINTS: usize = 8192;
-/// A checkpoint that failed is tried again after this long, nanoseconds.
-const RETRY: i64 = 5_000_000_000;
+/// A checkpoint that failed is tried again after this long, nanoseconds, the next one after twice as long …
+const RETRY_FIRST: i64 = 1_000_000_000;
+/// … up to this.
+const RETRY_MAX: i64 = 60_000_000_000;
+/// A disk that was full is taken for roomy again when checkpoints have got through for this long, nanoseconds.
+const ROOMY_AFTER: i64 = 60_000_000_000;
 
 /// Where checkpoints stand.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,6 +36,33 @@ pub(crate) struct CheckpointState {
     pub not_before: i64,
     /// … and then whether or not a bound asks for it.
     pub retry: bool,
+    /// How long after the next failure; 0 before the first.
+    pub delay: i64,
+    /// The last one found no room on the disk.
+    pub no_room: bool,
+    /// Segments below these are removed when the one being written is done, by lane.
+    pub frees: [u64; 2],
+    /// Segments below these are removed, by lane.
+    pub freed: [u64; 2],
+    /// Segments below these are free once records up to this one are durable.
+    pub to_free: Option<([u64; 2], u64)>,
+    /// Results of this segment were given up for room, and it may still be there.
+    pub given_up: Option<u64>,
+    /// What went wrong lately, for the log.
+    pub trouble: Option<Trouble>,
+}
+
+/// A time in which checkpoints fail: a line in the log when it begins and one when it ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Trouble {
+    /// It is room that is missing.
+    pub no_room: bool,
+    /// Tries that failed.
+    pub failed: u64,
+    /// Points given up for room.
+    pub points: u64,
+    /// Steady time of the last failure.
+    pub last: i64,
 }
 
 impl Core {
@@ -61,12 +95,13 @@ impl Core {
         self.checkpoint.running = Some(self.checkpoint.number);
         self.checkpoint.covers = self.commit.journal_bytes;
         let state = self.snapshot(now);
+        self.checkpoint.frees = self.free_below(0);
         effects.push(Effect::Checkpoint {
             number: self.checkpoint.number,
             outbox,
             state,
             upto_record: self.next_record - 1,
-            outbox_free_below: [self.free_below(Lane::Alerts), self.free_below(Lane::Results)],
+            outbox_free_below: self.checkpoint.frees,
         });
     }
 
@@ -103,7 +138,7 @@ impl Core {
             for (chunk, counts, observed) in finished {
                 let block = outbox_block(lane, &chunk, &names, &mut encoder);
                 let queue = self.waiting.lane(lane);
-                queue.stored.push_back(Stored { place: None, first: block.first, last: block.last, counts, observed });
+                queue.stored.push_back(Stored { place: None, first: block.first, last: block.last, counts, observed, dropped: false });
                 queue.keep(&Arc::new(chunk));
                 blocks.push(block);
             }
@@ -127,13 +162,68 @@ impl Core {
         }
     }
 
-    /// The lowest segment that holds something an output still needs; everything below it is free.
-    fn free_below(&self, lane: Lane) -> u64 {
-        let stored = &self.waiting.lanes[lane as usize].stored;
-        stored.iter().filter_map(|b| b.place).map(|p| p.segment).min().unwrap_or(u64::MAX)
+    fn free_below(&self, dead: u64) -> [u64; 2] {
+        self.waiting.lanes.each_ref().map(|lane| lane.free_below(dead))
     }
 
-    pub(super) fn checkpoint_done(&mut self, number: u64, places: &[OutboxPlace], effects: &mut Vec<Effect>) {
+    /// On a full disk: has removed what no output needs any more as soon as the records that say so are durable, gives up more when memory is
+    /// running out, and has the checkpoint tried again when there may be room.
+    pub(super) fn make_room(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if !self.checkpoint.no_room || self.checkpoint.running.is_some() || self.failed.is_some() {
+            return;
+        }
+        let dead = self.dead(now.steady);
+        if self.checkpoint.to_free.is_none() {
+            let below = self.free_below(dead);
+            if (0..2).any(|lane| below[lane] > self.checkpoint.freed[lane]) {
+                self.checkpoint.to_free = Some((below, self.next_record - 1));
+                self.commit.urgent |= !self.block.is_empty();
+            }
+        }
+        if self.checkpoint.to_free.is_some_and(|(_, record)| record <= self.commit.durable) {
+            self.free_now(now, effects);
+        }
+        let bound = self.spec.limits.results_waiting_bytes_max / 2 * 3;
+        let expired = |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() };
+        while self.waiting.bytes() > bound {
+            if self.waiting.lanes[Lane::Results as usize].oldest_segment(dead).is_some() {
+                // The outbox has older ones: a checkpoint that fails gives them up.
+                if self.checkpoint.given_up.is_none() {
+                    self.checkpoint.not_before = now.steady;
+                }
+                break;
+            }
+            let before = self.lost_to_disk();
+            if !self.give_up_held(now, dead, expired) {
+                break;
+            }
+            let points = self.lost_to_disk() - before;
+            self.checkpoint.trouble.iter_mut().for_each(|t| t.points += points);
+        }
+    }
+
+    fn lost_to_disk(&self) -> u64 {
+        self.lines.iter().map(|l| l.expired_disk).sum()
+    }
+
+    /// Has segments removed that are not needed, and the checkpoint tried at once.
+    fn free_now(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let Some((below, _)) = self.checkpoint.to_free.take() else { return };
+        for (lane, below) in self.waiting.lanes.iter_mut().zip(below) {
+            lane.drop_below(below);
+        }
+        self.checkpoint.freed = below;
+        if self.checkpoint.given_up.is_some_and(|segment| segment < below[Lane::Results as usize]) {
+            self.checkpoint.given_up = None;
+        }
+        if self.checkpoint.delay <= RETRY_FIRST {
+            // Only at first: where room is not enough, more is given up slowly.
+            self.checkpoint.not_before = now.steady;
+        }
+        effects.push(Effect::FreeOutbox { below });
+    }
+
+    pub(super) fn checkpoint_done(&mut self, now: Now, number: u64, places: &[OutboxPlace], effects: &mut Vec<Effect>) {
         if self.checkpoint.running != Some(number) {
             return;
         }
@@ -141,11 +231,18 @@ impl Core {
         self.checkpoint.made += 1;
         self.spilled.clear();
         self.moved.clear();
+        let state = &mut self.checkpoint;
+        (state.no_room, state.delay, state.freed, state.to_free, state.given_up) = (false, 0, state.frees, None, None);
+        if let Some(trouble) = state.trouble.take_if(|t| !t.no_room || now.steady.saturating_sub(t.last) >= ROOMY_AFTER) {
+            effects.push(Effect::Log { error: false, message: trouble.over() });
+        }
         self.commit.journal_bytes = self.commit.journal_bytes.saturating_sub(self.checkpoint.covers);
         let mut places = places.iter();
-        for lane in &mut self.waiting.lanes {
+        for (lane, freed) in self.waiting.lanes.iter_mut().zip(&mut self.checkpoint.freed) {
             for stored in lane.stored.iter_mut().filter(|b| b.place.is_none()) {
                 stored.place = places.next().copied();
+                stored.dropped = false;
+                *freed = stored.place.map_or(*freed, |p| p.segment.min(*freed));
             }
             lane.drop_done();
         }
@@ -160,14 +257,42 @@ impl Core {
             return;
         }
         self.checkpoint.running = None;
-        effects.push(Effect::Log { error: true, message: format!("checkpoint failed: {reason}") });
         self.unspill();
-        // Its file goes with the next checkpoint that gets through: to give up more at once would win nothing.
-        if no_space && self.give_up_segment(now) {
-            effects.push(Effect::Log { error: true, message: "disk full: the oldest results in the outbox are given up".into() });
-        }
-        self.checkpoint.not_before = now.steady + RETRY;
+        self.checkpoint.delay = (self.checkpoint.delay * 2).clamp(RETRY_FIRST, RETRY_MAX);
+        self.checkpoint.not_before = now.steady + self.checkpoint.delay;
         self.checkpoint.retry = true;
+        self.checkpoint.no_room = no_space;
+        let mut points = 0;
+        if no_space {
+            // The records that make a segment free may wait for the very room it has.
+            self.free_now(now, effects);
+            let dead = self.dead(now.steady);
+            let oldest = self.waiting.lanes[Lane::Results as usize].oldest_segment(dead);
+            // While a living output needs what dead ones gave up, more would win nothing.
+            if oldest.is_some() && self.checkpoint.given_up.is_none_or(|given| oldest <= Some(given)) {
+                self.checkpoint.given_up = oldest;
+                points = self.give_up_segment(now, dead);
+            }
+        }
+        let known = self.checkpoint.trouble.filter(|t| t.no_room == no_space);
+        if known.is_none() {
+            let what = if no_space { "disk full: results for outputs that are away are given up, oldest first" } else { "checkpoint failed" };
+            effects.push(Effect::Log { error: true, message: format!("{what}: {reason}") });
+        }
+        let known = known.unwrap_or_default();
+        let (failed, points) = (known.failed + 1, known.points + points);
+        self.checkpoint.trouble = Some(Trouble { no_room: no_space, failed, points, last: now.steady });
+    }
+}
+
+impl Trouble {
+    /// What is logged when it is over.
+    fn over(self) -> String {
+        let Self { failed, points, .. } = self;
+        if self.no_room {
+            return format!("the disk has room again: {failed} checkpoints had found none, {points} results were given up");
+        }
+        format!("checkpoints get through again, {failed} had failed")
     }
 }
 

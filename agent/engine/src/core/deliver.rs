@@ -15,8 +15,8 @@ use crate::{
 
 impl Core {
     /// Answers every want that can be answered.
-    pub(super) fn offer(&mut self, effects: &mut Vec<Effect>) {
-        let (durable, now) = (self.commit.durable, self.last_observed);
+    pub(super) fn offer(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let (durable, observed) = (self.commit.durable, self.last_observed);
         for lane in Lane::ALL {
             let queue = &mut self.waiting.lanes[lane as usize];
             for index in 0..queue.cursors.len() {
@@ -27,7 +27,8 @@ impl Core {
                 match queue.next(index, durable) {
                     Next::Nothing => {}
                     Next::Chunk(chunk, from, sealed) => {
-                        effects.push(Effect::Offer { output, lane, chunk, from, age: now - sealed });
+                        self.pace[index].took(now.steady);
+                        effects.push(Effect::Offer { output, lane, chunk, from, age: observed - sealed });
                     }
                     Next::Block(place) => {
                         queue.cursors[index].reading = true;
@@ -69,6 +70,7 @@ impl Core {
                     return;
                 };
                 queue.keep(&block);
+                self.pace[index].took(now.steady);
                 let age = self.last_observed - stored.observed;
                 effects.push(Effect::Offer { output, lane, chunk, from, age });
             }
@@ -134,7 +136,7 @@ impl Core {
         let mut lost = std::collections::VecDeque::from(std::mem::take(&mut self.lost));
         while let Some((number, stored)) = lost.pop_front() {
             let lane = if number == 0 { Lane::Alerts } else { Lane::Results };
-            effects.push(Effect::Log { error: true, message: "an outbox block is missing".into() });
+            let mut missed = 0;
             for output in 0..stored.counts.len() as u16 {
                 let index = usize::from(output);
                 let queue = self.waiting.lane(lane);
@@ -147,10 +149,16 @@ impl Core {
                     queue.unsent(index, stored.last).saturating_sub(others)
                 };
                 if points > 0 {
+                    missed += points;
                     let counts = DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() };
                     let after = sent.max(before(stored.first));
                     self.record(now, &Record::Expired { output, lane, after, upto: stored.last, counts });
                 }
+            }
+            // One that was removed because nobody needed it is not missed.
+            if missed > 0 {
+                self.damage.outbox_blocks += 1;
+                effects.push(Effect::Log { error: true, message: "an outbox block is missing".into() });
             }
         }
     }
@@ -181,7 +189,11 @@ impl Core {
             self.give_up_oldest(now, |points| DeliveryCounts { expired_age: points, ..DeliveryCounts::default() });
         }
         // Nothing can be spilled to a dead disk.
-        while self.failed.is_some() && self.waiting.bytes() > self.spec.limits.results_waiting_bytes_max && self.give_up_held(now) {}
+        let all = u64::MAX;
+        while self.failed.is_some()
+            && self.waiting.bytes() > self.spec.limits.results_waiting_bytes_max
+            && self.give_up_held(now, all, |points| DeliveryCounts { expired_bytes: points, ..DeliveryCounts::default() })
+        {}
         self.count_bounds(now);
     }
 
@@ -206,30 +218,33 @@ impl Core {
         false
     }
 
-    /// Gives up the oldest segment of results in the outbox, so that its file becomes free; whether there was one. Alerts stay.
-    pub(super) fn give_up_segment(&mut self, now: Now) -> bool {
-        let oldest = |core: &Self| {
-            let queue = &core.waiting.lanes[Lane::Results as usize];
-            queue.stored.iter().find(|b| queue.can_be_given_up(b)).and_then(|b| b.place).map(|p| p.segment)
-        };
-        let Some(segment) = oldest(self) else { return false };
-        while oldest(self) == Some(segment) {
-            if !self.give_up_oldest(now, |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() }) {
-                break;
+    /// Gives up the oldest segment of results that one of these outputs still needs, for them alone; how many points that were. Alerts stay.
+    pub(super) fn give_up_segment(&mut self, now: Now, outputs: u64) -> u64 {
+        let Some(segment) = self.waiting.lanes[Lane::Results as usize].oldest_segment(outputs) else { return 0 };
+        let expired = |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() };
+        let mut points = 0;
+        for output in (0..self.lines.len()).filter(|output| outputs & 1 << output != 0) {
+            let stored = &self.waiting.lanes[Lane::Results as usize].stored;
+            let of_segment = stored.iter().rev().find(|b| b.counts[output] > 0 && b.place.is_some_and(|p| p.segment <= segment));
+            if let Some(last) = of_segment.cloned() {
+                points += self.expire(now, output as u16, Lane::Results, &last, expired);
             }
         }
-        true
+        points
     }
 
-    /// Gives up the oldest chunk in memory that is not with every output already, results before alerts; whether there was one.
-    fn give_up_held(&mut self, now: Now) -> bool {
+    /// Gives up the oldest chunk in memory that one of these outputs has not been offered, results before alerts, for them alone; whether
+    /// there was one.
+    pub(super) fn give_up_held(&mut self, now: Now, outputs: u64, expired: impl Fn(u64) -> DeliveryCounts) -> bool {
         for lane in [Lane::Results, Lane::Alerts] {
             let queue = &self.waiting.lanes[lane as usize];
-            let open = |h: &&Held| h.counts.iter().zip(&queue.cursors).any(|(count, cursor)| *count > 0 && cursor.sent < h.last);
+            let meant = |index: usize| outputs & 1 << index != 0;
+            let open = |h: &&Held| {
+                h.counts.iter().zip(&queue.cursors).enumerate().any(|(i, (count, cursor))| meant(i) && *count > 0 && cursor.sent < h.last)
+            };
             let Some(stored) = queue.held.iter().find(open).map(as_block) else { continue };
-            let expired = |points| DeliveryCounts { expired_bytes: points, ..DeliveryCounts::default() };
-            let outputs = 0..stored.counts.len() as u16;
-            if outputs.map(|output| self.expire(now, output, lane, &stored, expired)).sum::<u64>() > 0 {
+            let given = (0..stored.counts.len()).filter(|index| meant(*index));
+            if given.map(|output| self.expire(now, output as u16, lane, &stored, &expired)).sum::<u64>() > 0 {
                 return true;
             }
         }
@@ -268,7 +283,7 @@ impl Core {
 
 /// A chunk in memory as the block it might become.
 fn as_block(held: &Held) -> Stored {
-    Stored { place: None, first: held.chunk.identity(0), last: held.last, counts: held.counts.clone(), observed: held.observed }
+    Stored { place: None, first: held.chunk.identity(0), last: held.last, counts: held.counts.clone(), observed: held.observed, dropped: false }
 }
 
 /// The identity just before another.

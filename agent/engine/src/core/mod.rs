@@ -18,6 +18,7 @@ mod commit;
 mod condition;
 mod deliver;
 pub mod ledger;
+mod pace;
 pub mod state;
 mod step;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use self::{
     clock::ClockState,
     commit::Commit,
     condition::Dropping,
+    pace::Pace,
     waiting::{Held, Stored, Waiting},
 };
 pub use self::{
@@ -341,4 +343,8 @@ pub struct Core {
     replayed: Stamp,
     /// Observed time of the last step.
     last_observed: i64,
+    /// How each output gets on.
+    pace: Vec<Pace>,
+    /// Inputs that can wait are held back, at most until this steady time.
+    held_until: Option<i64>,
 }

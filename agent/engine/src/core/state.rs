@@ -11,6 +11,7 @@ use super::{
     commit::Commit,
     condition::Dropping,
     ledger::{DamageLine, OutputLine},
+    pace::Pace,
     waiting::{Stored, Waiting},
 };
 use crate::{
@@ -72,7 +73,7 @@ impl Core {
             damage: DamageLine::default(),
             dropping: vec![Dropping::default(); outputs],
             levels_sent: vec![None; spec.levels.len()],
-            checkpoint: CheckpointState::default(),
+            checkpoint: CheckpointState { freed: [u64::MAX; 2], ..CheckpointState::default() },
             gone: Vec::new(),
             lost: Vec::new(),
             told: Vec::new(),
@@ -83,6 +84,8 @@ impl Core {
             moved: Vec::new(),
             replayed: Stamp::default(),
             last_observed: 0,
+            pace: vec![Pace::start(now.steady); outputs],
+            held_until: None,
             spec,
         }
     }
@@ -177,11 +180,11 @@ impl Core {
                     }
                 }
                 let place = places.get(&(lane, first)).copied();
-                let stored = Stored { place, first, last, counts: by_output, observed };
+                let stored = Stored { place, first, last, counts: by_output, observed, dropped: false };
                 if place.is_some() {
+                    self.checkpoint.freed[usize::from(lane)] = 0;
                     self.waiting.lanes[usize::from(lane)].stored.push_back(stored);
                 } else {
-                    self.damage.outbox_blocks += 1;
                     self.lost.push((lane, stored));
                 }
             }

@@ -80,15 +80,18 @@ impl Core {
             }
             Event::Durable { block, synced } => self.durable(block, synced, effects),
             Event::StorageFailed { reason } => self.storage_failed(now, reason, effects),
-            Event::CheckpointDone { number, outbox, .. } => self.checkpoint_done(number, &outbox, effects),
+            Event::CheckpointDone { number, outbox, .. } => self.checkpoint_done(now, number, &outbox, effects),
             Event::CheckpointFailed { number, no_space, reason } => self.checkpoint_failed(now, number, no_space, reason, effects),
             Event::OutboxRead { output, lane, place, bytes } => self.outbox_read(now, output, lane, place, bytes, effects),
             Event::Want { output, lane } => self.waiting.lane(lane).cursors[usize::from(output)].wants = true,
             Event::Delivered { output, lane, upto, counts, token } => {
+                if super::waiting::total(&counts) > 0 {
+                    self.pace[usize::from(output)].settled(now.steady);
+                }
                 let record = Record::Delivered { output, lane, upto, counts, token };
                 self.record(now, &record);
             }
-            Event::Failing { .. } => {}
+            Event::Failing { output } => self.pace[usize::from(output)].failed(),
             Event::Held { output, held } => self.output_held(now, output, held, effects),
             Event::Finish => {
                 self.record(now, &Record::Finish);
@@ -103,12 +106,14 @@ impl Core {
         self.levels(effects);
         self.settle_told(now);
         self.bounds(now);
+        self.make_room(now, effects);
         self.watch_dropping(now, effects);
         self.maybe_checkpoint(now, effects);
         if self.commit.fires(self.block.len(), now.steady) {
             self.commit_block(now, effects);
         }
-        self.offer(effects);
+        self.offer(now, effects);
+        self.note_pace(now);
         self.arm(now, effects);
     }
 
@@ -258,6 +263,9 @@ impl Core {
                 self.waiting.lane(*lane).give_up(index, (*after, *upto), counts);
                 let spilled = self.spilled.iter_mut().filter(|(l, _)| l == lane).map(|(_, h)| (h.chunk.identity(0), h.last, &mut h.counts));
                 super::waiting::take_off(spilled, index, (*after, *upto), super::waiting::total(counts));
+                // A full disk may have had the blocks removed before a checkpoint forgot them.
+                let lost = self.lost.iter_mut().filter(|(l, _)| *l == *lane as u8).map(|(_, b)| (b.first, b.last, &mut b.counts));
+                super::waiting::take_off(lost, index, (*after, *upto), super::waiting::total(counts));
                 return;
             }
             Record::Tick | Record::Finish | Record::Condition { .. } => {}
@@ -403,7 +411,7 @@ impl Core {
         let age = self.age_deadline().map_or(i64::MAX, |at| self.clock.steady_at(at));
         let calm = self.calm_deadline().map_or(i64::MAX, |at| self.clock.steady_at(at));
         // What is due already and could not be done waits for an answer from the disk, not for time; a millisecond is no busy loop.
-        let earliest = operators.min(commit).min(sync).min(age).min(calm).min(self.checkpoint_deadline());
+        let earliest = operators.min(commit).min(sync).min(age).min(calm).min(self.checkpoint_deadline()).min(self.pace_deadline());
         let at = earliest.max(now.steady + 1_000_000);
         if at != self.armed {
             self.armed = at;

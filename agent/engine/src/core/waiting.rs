@@ -35,6 +35,8 @@ pub struct Stored {
     pub counts: Vec<u32>,
     /// When its oldest chunk was sealed, observed axis.
     pub observed: i64,
+    /// Its file was given up to a full disk: only memory has it.
+    pub dropped: bool,
 }
 
 /// One output's way through one lane.
@@ -67,6 +69,8 @@ pub struct LaneQueue {
     pub cursors: Vec<Cursor>,
     /// Bytes of memory held.
     pub bytes: usize,
+    /// What a point takes of memory, a moving mean; 0 before the first.
+    pub point_bytes: usize,
     /// Blocks of the outbox that are on their way to an output, by their last identity: the task has them in memory too. At most what is on
     /// its way to each output.
     pub kept: Vec<(Identity, Arc<Chunk>)>,
@@ -115,6 +119,8 @@ impl LaneQueue {
         if anybody {
             let size = chunk.size();
             self.bytes += size;
+            let each = size / chunk.len().max(1);
+            self.point_bytes = if self.point_bytes == 0 { each } else { (self.point_bytes * 7 + each) / 8 }.max(1);
             self.held.push_back(Held { last, counts, observed, size, chunk: Arc::new(chunk) });
         }
     }
@@ -215,16 +221,53 @@ impl LaneQueue {
         self.cursors.iter().any(|c| c.in_flight > 0 && c.sent >= first && c.done < last)
     }
 
-    /// Blocks in front of the lane that nothing but an output's task needs, in segments that would be free without them: index in `stored`
-    /// and chunk.
+    /// Blocks in front of the lane that nothing but an output's task needs, in segments that would be free without them or are gone: index in
+    /// `stored` and chunk.
     pub fn pinning(&self) -> Vec<(usize, Arc<Chunk>)> {
-        let Some(open) = self.stored.iter().position(|b| self.can_be_given_up(b)) else { return Vec::new() };
-        let Some(needed) = self.stored[open].place.map(|p| p.segment) else { return Vec::new() };
+        let open = self.stored.iter().position(|b| self.can_be_given_up(b)).unwrap_or(self.stored.len());
+        let needed = self.stored.get(open).and_then(|b| b.place).map_or(0, |p| p.segment);
         let front = self.stored.iter().enumerate().take(open);
         front
-            .filter(|(_, b)| b.place.is_some_and(|p| p.segment < needed))
-            .filter_map(|(index, b)| self.kept.iter().find(|(last, _)| *last == b.last).map(|(_, chunk)| (index, Arc::clone(chunk))))
+            .filter(|(_, b)| b.dropped || b.place.is_some_and(|p| p.segment < needed))
+            .filter_map(|(index, b)| self.kept_chunk(b).map(|chunk| (index, Arc::clone(chunk))))
             .collect()
+    }
+
+    fn kept_chunk(&self, block: &Stored) -> Option<&Arc<Chunk>> {
+        self.kept.iter().find(|(last, _)| *last == block.last).map(|(_, chunk)| chunk)
+    }
+
+    /// The lowest segment that holds something an output still needs; everything below it is free. What only tasks of `dead` outputs hold,
+    /// and memory does too, is not counted.
+    pub fn free_below(&self, dead: u64) -> u64 {
+        let needed = self.stored.iter().filter(|b| !b.dropped && !self.can_be_dropped(b, dead));
+        needed.filter_map(|b| b.place).map(|p| p.segment).min().unwrap_or(u64::MAX)
+    }
+
+    /// Segments below this one are removed: what was not counted as needed is in memory only.
+    pub fn drop_below(&mut self, below: u64) {
+        self.stored.iter_mut().filter(|b| b.place.is_some_and(|p| p.segment < below)).for_each(|b| b.dropped = true);
+    }
+
+    fn can_be_dropped(&self, block: &Stored, dead: u64) -> bool {
+        let mut holders = block.counts.iter().zip(&self.cursors).enumerate().filter(|(_, (count, c))| **count > 0 && c.done < block.last);
+        !self.can_be_given_up(block) && holders.all(|(index, _)| dead & 1 << index != 0) && self.kept_chunk(block).is_some()
+    }
+
+    /// Bytes on disk of what an output has not been offered.
+    pub fn unoffered_disk_bytes(&self, index: usize) -> u64 {
+        let sent = self.cursors[index].sent;
+        let behind = self.stored.iter().rev().take_while(|b| b.last > sent).filter(|b| b.counts.get(index).is_some_and(|c| *c > 0));
+        behind.filter_map(|b| b.place).map(|p| u64::from(p.bytes)).sum()
+    }
+
+    /// The oldest segment with a block that one of these outputs has not been offered whole.
+    pub fn oldest_segment(&self, outputs: u64) -> Option<u64> {
+        let wanted = |b: &&Stored| {
+            let waits = |(index, (count, cursor)): (usize, (&u32, &Cursor))| outputs & 1 << index != 0 && *count > 0 && cursor.sent < b.last;
+            b.counts.iter().zip(&self.cursors).enumerate().any(waits)
+        };
+        self.stored.iter().filter(wanted).filter_map(|b| b.place).map(|p| p.segment).min()
     }
 
     /// Whether the store has it and some output has not been offered all of it.

@@ -152,6 +152,10 @@ impl Listener {
 }
 
 impl StreamingInput for Listener {
+    fn can_wait(&self) -> bool {
+        true
+    }
+
     fn run<'a>(&'a mut self, context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(async move {
             let listener = self.bind().await?;

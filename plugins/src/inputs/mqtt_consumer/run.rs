@@ -198,6 +198,11 @@ impl Consumer {
 }
 
 impl StreamingInput for Consumer {
+    fn can_wait(&self) -> bool {
+        // The broker keeps what was not acknowledged, and nothing else.
+        self.qos > 0
+    }
+
     fn run<'a>(&'a mut self, context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(self.consume(context))
     }

@@ -158,6 +158,11 @@ impl SocketListener {
 }
 
 impl StreamingInput for SocketListener {
+    fn can_wait(&self) -> bool {
+        // The system throws away datagrams nobody reads; a local socket's sender waits.
+        !matches!(self.address, Address::Udp(..))
+    }
+
     fn run<'a>(&'a mut self, context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(async move {
             let bound = self.address.bind(self.mode).await?;

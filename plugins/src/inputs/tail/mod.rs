@@ -125,6 +125,10 @@ struct Tail {
 }
 
 impl StreamingInput for Tail {
+    fn can_wait(&self) -> bool {
+        true
+    }
+
     fn run<'a>(&'a mut self, context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(async move {
             let InputContext { collector: out, resume, stop, .. } = context;

@@ -5,6 +5,7 @@ mod bounds;
 mod clock;
 mod commit;
 mod condition;
+mod overload;
 mod recovery;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -74,6 +75,8 @@ pub(super) struct World {
     /// Outbox blocks by place.
     pub outbox: BTreeMap<OutboxPlace, OutboxBlock>,
     segment: u64,
+    /// What the last checkpoint brought about.
+    pub after_checkpoint: Vec<Effect>,
 }
 
 impl World {
@@ -81,7 +84,7 @@ impl World {
         let spec = Arc::new(spec);
         let now = Now { steady: S, wall: EPOCH + S, quality: ClockQuality::Synced };
         let core = Core::new(Arc::clone(&spec), now);
-        let mut world = Self { core, now, spec, announced: false, number: 0, blocks: Vec::new(), outbox: BTreeMap::new(), segment: 0 };
+        let mut world = Self { core, now, spec, announced: false, number: 0, blocks: Vec::new(), outbox: BTreeMap::new(), segment: 0, after_checkpoint: Vec::new() };
         let mut effects = Vec::new();
         world.core.start(now, &mut effects);
         world
@@ -173,7 +176,7 @@ impl World {
             places.push(place);
         }
         self.blocks.clear();
-        self.step(Event::CheckpointDone { number, outbox: places, journal_used: 0 });
+        self.after_checkpoint = self.step(Event::CheckpointDone { number, outbox: places, journal_used: 0 });
         state
     }
 
@@ -204,20 +207,20 @@ impl World {
         for _ in 0..100 {
             let read =
                 effects.iter().find_map(|e| if let Effect::ReadOutbox { lane, place, .. } = e { Some((*lane, *place)) } else { None });
-            let Some((lane, place)) = read else { return self.points(output, effects) };
+            let Some((lane, place)) = read else { return self.points(output, &effects) };
             let bytes = self.outbox.get(&place).map(|b| b.bytes.clone());
             effects = self.step(Event::OutboxRead { output, lane, place, bytes });
         }
         panic!("the same blocks are read again and again");
     }
 
-    fn points(&self, output: u16, effects: Vec<Effect>) -> Vec<(Identity, f64)> {
+    fn points(&self, output: u16, effects: &[Effect]) -> Vec<(Identity, f64)> {
         let mut points = Vec::new();
         for effect in effects {
             if let Effect::Offer { output: to, chunk, from, .. } = effect
-                && to == output
+                && *to == output
             {
-                let meant = (from..chunk.len()).filter(|i| chunk.route(*i) & 1 << output != 0);
+                let meant = (*from..chunk.len()).filter(|i| chunk.route(*i) & 1 << output != 0);
                 points.extend(meant.map(|i| (chunk.identity(i), f64::from_bits(chunk.cells[chunk.starts[i] as usize].value))));
             }
         }
