@@ -1,5 +1,6 @@
 //! `kill -9` on real parts: what was accepted arrives as in an undisturbed run.
 
+mod full_disk;
 mod http;
 
 use std::{collections::BTreeMap, fs, io::Write, path::Path};

@@ -276,7 +276,8 @@ impl Core {
         }
         let known = self.checkpoint.trouble.filter(|t| t.no_room == no_space);
         if known.is_none() {
-            let what = if no_space { "disk full: results for outputs that are away are given up, oldest first" } else { "checkpoint failed" };
+            let what =
+                if no_space { "disk full: results for outputs that are away are given up, oldest first" } else { "checkpoint failed" };
             effects.push(Effect::Log { error: true, message: format!("{what}: {reason}") });
         }
         let known = known.unwrap_or_default();

@@ -283,7 +283,14 @@ impl Core {
 
 /// A chunk in memory as the block it might become.
 fn as_block(held: &Held) -> Stored {
-    Stored { place: None, first: held.chunk.identity(0), last: held.last, counts: held.counts.clone(), observed: held.observed, dropped: false }
+    Stored {
+        place: None,
+        first: held.chunk.identity(0),
+        last: held.last,
+        counts: held.counts.clone(),
+        observed: held.observed,
+        dropped: false,
+    }
 }
 
 /// The identity just before another.

@@ -264,7 +264,8 @@ impl LaneQueue {
     /// The oldest segment with a block that one of these outputs has not been offered whole.
     pub fn oldest_segment(&self, outputs: u64) -> Option<u64> {
         let wanted = |b: &&Stored| {
-            let waits = |(index, (count, cursor)): (usize, (&u32, &Cursor))| outputs & 1 << index != 0 && *count > 0 && cursor.sent < b.last;
+            let waits =
+                |(index, (count, cursor)): (usize, (&u32, &Cursor))| outputs & 1 << index != 0 && *count > 0 && cursor.sent < b.last;
             b.counts.iter().zip(&self.cursors).enumerate().any(waits)
         };
         self.stored.iter().filter(wanted).filter_map(|b| b.place).map(|p| p.segment).min()

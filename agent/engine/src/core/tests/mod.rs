@@ -84,7 +84,17 @@ impl World {
         let spec = Arc::new(spec);
         let now = Now { steady: S, wall: EPOCH + S, quality: ClockQuality::Synced };
         let core = Core::new(Arc::clone(&spec), now);
-        let mut world = Self { core, now, spec, announced: false, number: 0, blocks: Vec::new(), outbox: BTreeMap::new(), segment: 0, after_checkpoint: Vec::new() };
+        let mut world = Self {
+            core,
+            now,
+            spec,
+            announced: false,
+            number: 0,
+            blocks: Vec::new(),
+            outbox: BTreeMap::new(),
+            segment: 0,
+            after_checkpoint: Vec::new(),
+        };
         let mut effects = Vec::new();
         world.core.start(now, &mut effects);
         world

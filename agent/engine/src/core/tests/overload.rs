@@ -292,7 +292,13 @@ fn on_a_full_disk_memory_stays_bounded_for_a_dead_output_and_collection_goes_on(
             let effects = world.sync();
             keeps_up(&mut world, 0, effects);
         }
-        assert!(world.core.wants_batches() && !world.core.holds_back(), "{} {} {:?}", world.core.waiting.bytes(), world.core.holds_back(), world.core.checkpoint);
+        assert!(
+            world.core.wants_batches() && !world.core.holds_back(),
+            "{} {} {:?}",
+            world.core.waiting.bytes(),
+            world.core.holds_back(),
+            world.core.checkpoint
+        );
     }
     assert!(world.core.waiting.bytes() <= 100 << 10, "{} bytes", world.core.waiting.bytes());
     assert!(world.line(1).expired_disk > 0);

@@ -1,0 +1,203 @@
+//! A disk that is too small, a real one: a living output gets everything, a dead one loses its oldest results, counted, and nothing else
+//! suffers.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::support::{agent::Agent, eventually, free_port};
+
+/// Lines a test feeds.
+const LINES: u64 = 300_000;
+/// Bytes of the disk, as `mount` has it.
+const SMALL: &str = "6m";
+/// Lines of log that are enough for everything that happens to a disk.
+const LOG_MAX: usize = 40;
+
+/// A file system in memory, as large as it is told.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn new(at: PathBuf) -> Self {
+        fs::create_dir_all(&at).expect("a mount point");
+        let disk = Self(at);
+        disk.mount(&["-t", "tmpfs", "-o", &format!("size={SMALL}"), "tmpfs"]);
+        disk
+    }
+
+    fn grow(&self, size: &str) {
+        self.mount(&["-o", &format!("remount,size={size}")]);
+    }
+
+    fn mount(&self, arguments: &[&str]) {
+        let output = Command::new("mount").args(arguments).arg(&self.0).stdin(Stdio::null()).output().expect("mount runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "this test mounts a small tmpfs, so it must run as root with CAP_SYS_ADMIN: {said}");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: an agent of a failed test may still have it open.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A followed file, a file output that keeps up as well as it can, and an output nobody listens for.
+fn config() -> String {
+    let dead = free_port();
+    format!(
+        "[agent]\nomit_hostname = true\nflush_interval = \"200ms\"\n[[inputs.tail]]\nfiles = [\"in.lp\"]\nfrom_beginning = true\npath_tag = \"\"\ndata_format = \"influx\"\n[[outputs.file]]\nfiles = [\"out.lp\"]\ndata_format = \"influx\"\n[[outputs.http]]\nurl = \"http://127.0.0.1:{dead}/\"\ndata_format = \"influx\"\n[limits]\nresults_waiting_bytes_max = \"1MiB\"\n[storage]\ncommit_interval = \"30ms\"\njournal_bytes_max = \"2MiB\"\n"
+    )
+}
+
+/// Numbered readings whose values can't be compressed.
+fn feed(path: &Path, from: u64, to: u64) {
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(path.join("in.lp")).expect("the followed file");
+    let mut text = String::new();
+    for n in from..to {
+        let noise = |salt: u64| (n ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 11;
+        let time = 1_700_000_000_000_000_000 + n * 1_000_000;
+        text += &format!(
+            "seq,device=d{} a=0.{:017},b=0.{:017},c=0.{:017},d=0.{:017},n={n}i {time}\n",
+            n % 3,
+            noise(1),
+            noise(77),
+            noise(5),
+            noise(9)
+        );
+    }
+    file.write_all(text.as_bytes()).expect("appended");
+}
+
+/// Bytes of a file.
+fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |m| m.len())
+}
+
+/// Waits until the output file holds this many lines, as long as it grows at all.
+fn wait_for_lines(agent: &Agent, path: &Path, lines: u64) {
+    let out = path.join("out.lp");
+    let (mut seen, mut since) = (0, Instant::now());
+    loop {
+        let now = size(&out);
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        }
+        if numbers(path).last() >= Some(&(lines - 1)) {
+            return;
+        }
+        let stands = since.elapsed() > Duration::from_secs(60);
+        assert!(!stands, "the output file stands at {:?}: {}\n{}", numbers(path).last(), agent.status(), agent.log());
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+}
+
+/// The numbers that have arrived, in order of arrival.
+fn numbers(path: &Path) -> Vec<u64> {
+    let text = fs::read_to_string(path.join("out.lp")).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| line.rsplit_once("n=").and_then(|(_, n)| n.split_once('i')?.0.parse().ok()).expect("a number")).collect()
+}
+
+fn output<'a>(status: &'a Value, name: &str) -> &'a Value {
+    let all = status["outputs"].as_array().expect("outputs");
+    all.iter().find(|o| o["name"] == name).unwrap_or_else(|| panic!("no {name} in {status}"))
+}
+
+/// What must hold at any time: the file has lost nothing, the ledger balances, and the log is short.
+fn check(agent: &Agent) -> Value {
+    let status = agent.status();
+    assert_eq!(status["residues"].as_array().map(Vec::len), Some(0), "the ledger balances: {status}");
+    let file = output(&status, "file");
+    for lost in ["expired_disk", "expired_bytes", "expired_age", "rejected"] {
+        assert_eq!(file[lost], 0, "{lost} of the file: {status}");
+    }
+    assert_eq!(status["storage_failed"], Value::Null, "{}", agent.log());
+    let log = agent.log();
+    assert!(log.lines().count() <= LOG_MAX, "{} lines of log: {log}", log.lines().count());
+    status
+}
+
+fn lost(status: &Value) -> u64 {
+    let dead = output(status, "http");
+    dead["expired_disk"].as_u64().unwrap_or(0) + dead["expired_bytes"].as_u64().unwrap_or(0)
+}
+
+fn terminate(agent: Agent) {
+    let start = Instant::now();
+    let log = agent.log();
+    assert!(agent.terminate().success(), "{log}");
+    // `shutdown_timeout`, and a moment for a last checkpoint and a busy machine.
+    assert!(start.elapsed() < Duration::from_secs(12), "the stop took {:?}", start.elapsed());
+}
+
+#[test]
+fn a_full_disk_costs_a_dead_output_its_oldest_results_and_nobody_else_anything() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path();
+    let disk = SmallDisk::new(path.join("state"));
+    feed(path, 0, LINES);
+    let agent = Agent::start(path, &config());
+    wait_for_lines(&agent, path, LINES);
+    let status = check(&agent);
+    assert_eq!(output(&status, "file")["delivered"], LINES);
+    let given_up = lost(&status);
+    let dead = output(&status, "http");
+    let waiting: u64 = ["waiting_memory", "waiting_disk", "in_flight"].iter().filter_map(|k| dead[k].as_u64()).sum();
+    assert!(given_up > 0, "the disk was too small for it: {status}");
+    assert_eq!(given_up + waiting, LINES, "{status}");
+
+    // With room again nothing more is given up.
+    disk.grow("64m");
+    let checkpoints = status["store"]["checkpoints"].as_u64();
+    feed(path, LINES, LINES + 50_000);
+    wait_for_lines(&agent, path, LINES + 50_000);
+    eventually("checkpoints are made again", || (agent.status()["store"]["checkpoints"].as_u64() > checkpoints).then_some(()));
+    assert_eq!(lost(&check(&agent)), given_up);
+    terminate(agent);
+
+    let agent = Agent::spawn_written(path);
+    agent.wait_ready();
+    feed(path, LINES + 50_000, LINES + 51_000);
+    wait_for_lines(&agent, path, LINES + 51_000);
+    let status = check(&agent);
+    assert_eq!(lost(&status), given_up);
+    assert_eq!(status["damage"]["outbox_blocks"], 0);
+    terminate(agent);
+    assert_eq!(numbers(path), (0..LINES + 51_000).collect::<Vec<_>>(), "each line once, in order");
+}
+
+#[test]
+fn a_full_disk_and_kills_cost_the_living_output_nothing() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path();
+    let disk = SmallDisk::new(path.join("state"));
+    let mut agent = Agent::start(path, &config());
+    let step = LINES / 6;
+    for kill in 0..6 {
+        feed(path, kill * step, (kill + 1) * step);
+        wait_for_lines(&agent, path, kill * step + step / 2);
+        agent.kill();
+        agent = Agent::spawn_written(path);
+        agent.wait_ready();
+    }
+    wait_for_lines(&agent, path, LINES);
+    let status = check(&agent);
+    assert!(lost(&status) > 0, "the disk was too small for it: {status}");
+    terminate(agent);
+    disk.grow("64m");
+    let agent = Agent::spawn_written(path);
+    agent.wait_ready();
+    feed(path, LINES, LINES + 1000);
+    wait_for_lines(&agent, path, LINES + 1000);
+    check(&agent);
+    terminate(agent);
+    assert_eq!(numbers(path), (0..LINES + 1000).collect::<Vec<_>>(), "each line once, in order");
+}
