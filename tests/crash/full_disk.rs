@@ -53,7 +53,7 @@ impl Drop for SmallDisk {
 fn config() -> String {
     let dead = free_port();
     format!(
-        "[agent]\nomit_hostname = true\nflush_interval = \"200ms\"\n[[inputs.tail]]\nfiles = [\"in.lp\"]\nfrom_beginning = true\npath_tag = \"\"\ndata_format = \"influx\"\n[[outputs.file]]\nfiles = [\"out.lp\"]\ndata_format = \"influx\"\n[[outputs.http]]\nurl = \"http://127.0.0.1:{dead}/\"\ndata_format = \"influx\"\n[limits]\nresults_waiting_bytes_max = \"1MiB\"\n[storage]\ncommit_interval = \"30ms\"\njournal_bytes_max = \"2MiB\"\n"
+        "[agent]\nomit_hostname = true\nflush_interval = \"200ms\"\n[[inputs.tail]]\nfiles = [\"in.lp\"]\nfrom_beginning = true\npath_tag = \"\"\ndata_format = \"influx\"\n[[outputs.file]]\nfiles = [\"out.lp\"]\nnamepass = [\"seq\"]\ndata_format = \"influx\"\n[[outputs.http]]\nnamepass = [\"seq\"]\nurl = \"http://127.0.0.1:{dead}/\"\ndata_format = \"influx\"\n[limits]\nresults_waiting_bytes_max = \"1MiB\"\n[storage]\ncommit_interval = \"30ms\"\njournal_bytes_max = \"2MiB\"\n"
     )
 }
 
