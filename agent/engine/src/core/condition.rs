@@ -104,6 +104,6 @@ impl Core {
         self.record(now, &Record::Condition { condition, subject, active, value });
         let state = if active { "firing" } else { "resolved" };
         let about = if subject.is_empty() { String::new() } else { format!(", output {subject}, {value} points") };
-        effects.push(Effect::Log { error: active, message: format!("alert {} {state}{about}", condition.name()) });
+        effects.push(Effect::Log { error: false, message: format!("alert {} {state}{about}", condition.name()) });
     }
 }
