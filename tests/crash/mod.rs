@@ -1,5 +1,6 @@
 //! `kill -9` on real parts: what was accepted arrives as in an undisturbed run.
 
+mod failing_disk;
 mod full_disk;
 mod http;
 

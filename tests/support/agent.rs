@@ -65,8 +65,26 @@ impl Agent {
 
     /// Starts the configuration that lies in the directory.
     pub fn spawn_written(directory: &Path) -> Self {
+        Self::spawn_command(directory, binary())
+    }
+
+    /// The same by a command that is given the agent's own and ends by executing it.
+    pub fn spawn_under(directory: &Path, by: &[&str]) -> Self {
+        let agent = binary();
+        let mut command = Command::new(by[0]);
+        command.args(&by[1..]).arg(agent.get_program());
+        for (name, value) in agent.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Self::spawn_command(directory, command)
+    }
+
+    fn spawn_command(directory: &Path, mut command: Command) -> Self {
         let log = fs::OpenOptions::new().create(true).append(true).open(directory.join("log")).expect("a log file");
-        let child = binary()
+        let child = command
             .args(["run", "--config", "weir.toml"])
             .current_dir(directory)
             .stdin(Stdio::null())

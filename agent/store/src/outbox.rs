@@ -7,8 +7,8 @@ use crate::{
     format::{self, HEADER, Header, OUTBOX},
 };
 
-/// Bytes after which a segment is closed.
-const SEGMENT_BYTES: u64 = 4 << 20;
+/// Bytes after which a segment is closed: what a full disk costs at a time.
+const SEGMENT_BYTES: u64 = 1 << 20;
 
 /// The end of each lane, as a checkpoint knows it: segment number and bytes in it.
 pub type Ends = [(u64, u64); 2];
