@@ -13,7 +13,8 @@
 
 use crate::{error::StoreError, files::Files, outbox::Ends};
 
-const MAGIC: [u8; 4] = *b"WRC1";
+/// Magic of a checkpoint.
+pub const MAGIC: [u8; 4] = *b"WRC1";
 const HEAD: usize = 72;
 const TEMPORARY: &str = "checkpoint.new";
 /// Largest state that is believed.
@@ -107,7 +108,8 @@ fn encode(checkpoint: &CheckpointState, store: u64) -> Vec<u8> {
     out
 }
 
-fn decode(bytes: &[u8], store: u64) -> Option<CheckpointState> {
+/// The checkpoint these bytes are, if they are whole and of this store.
+pub fn decode(bytes: &[u8], store: u64) -> Option<CheckpointState> {
     let head = bytes.get(..HEAD)?;
     let crc = u32::from_le_bytes(head[4..8].try_into().ok()?);
     if head[..4] != MAGIC || crc32c::crc32c(&bytes[8..]) != crc {

@@ -29,15 +29,18 @@ mod checkpoint;
 mod error;
 mod files;
 mod format;
+pub mod inspect;
 mod journal;
 pub mod memory;
 mod outbox;
+mod read_only;
 
 use std::fmt;
 
 pub use checkpoint::CheckpointState;
 pub use error::{Operation, StoreError};
 pub use files::{Files, RealFiles};
+pub use read_only::{ReadOnlyFiles, Unreadable};
 
 /// Identity of a result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -24,7 +24,8 @@ fn name(lane: usize, segment: u64) -> String {
     format!("outbox-{lane}-{segment:08}")
 }
 
-fn parse(name: &str) -> Option<(usize, u64)> {
+/// Lane and segment of a file of the outbox.
+pub fn parse(name: &str) -> Option<(usize, u64)> {
     let (lane, segment) = name.strip_prefix("outbox-")?.split_once('-')?;
     let lane: usize = lane.parse().ok().filter(|l| *l < 2)?;
     Some((lane, segment.parse().ok()?))

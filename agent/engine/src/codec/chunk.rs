@@ -57,6 +57,18 @@ pub fn encode(chunk: &Chunk, outputs: &[&str], encoder: &mut CellEncoder, out: &
     encoder.encode(&chunk.cells, &chunk.text, |s| s, |f| f, out);
 }
 
+/// Names of the outputs that a chunk was encoded with.
+///
+/// # Errors
+/// [`Damaged`].
+pub fn output_names(bytes: &[u8]) -> Result<Vec<&str>, Damaged> {
+    let mut reader = Reader::new(bytes);
+    if reader.u8()? != VERSION {
+        return Err(Damaged("an unknown version"));
+    }
+    (0..reader.count()?).map(|_| reader.text()).collect()
+}
+
 /// Reads a chunk; routes are translated to the `outputs` of today, those that are gone lose their bit.
 ///
 /// # Errors
@@ -69,7 +81,8 @@ pub fn decode(bytes: &[u8], outputs: &[&str]) -> Result<Chunk, Damaged> {
     let mut bits = Vec::new();
     for _ in 0..reader.count()? {
         let name = reader.text()?;
-        bits.push(outputs.iter().position(|o| *o == name).map_or(0, |index| 1u64 << index));
+        let index = outputs.iter().take(64).position(|o| *o == name);
+        bits.push(index.map_or(0, |index| 1u64 << index));
     }
     let mut chunk = Chunk::default();
     for _ in 0..reader.count()? {

@@ -298,6 +298,24 @@ pub fn decode(
     Ok(())
 }
 
+/// Names of the inputs and of the outputs that a block was written with: its records refer to them.
+///
+/// # Errors
+/// [`Damaged`].
+pub fn names_in(bytes: &[u8]) -> Result<[Vec<&str>; 2], Damaged> {
+    let mut reader = Reader::new(bytes);
+    if reader.u8()? != VERSION {
+        return Err(Damaged("an unknown version"));
+    }
+    let mut lists = [Vec::new(), Vec::new()];
+    for list in &mut lists {
+        for _ in 0..reader.count()? {
+            list.push(reader.text()?);
+        }
+    }
+    Ok(lists)
+}
+
 fn names(reader: &mut Reader<'_>, today: &[&str]) -> Result<Vec<u16>, Damaged> {
     let mut ids = Vec::new();
     for _ in 0..reader.count()? {

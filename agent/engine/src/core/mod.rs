@@ -21,6 +21,7 @@ pub mod ledger;
 mod pace;
 pub mod state;
 mod step;
+pub mod summary;
 #[cfg(test)]
 mod tests;
 pub mod waiting;

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Version of the state's format.
-const VERSION: u64 = 2;
+pub(super) const VERSION: u64 = 2;
 
 /// Why a state can't be restored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -294,7 +294,7 @@ fn put_resume(out: &mut Vec<u8>, resume: &Resume) {
     resume.keys.iter().for_each(|key| put_bytes(out, key.as_bytes()));
 }
 
-fn resume(reader: &mut Reader<'_>) -> Result<Resume, Damaged> {
+pub(super) fn resume(reader: &mut Reader<'_>) -> Result<Resume, Damaged> {
     let mut resume = Resume { session: reader.u64()?, ..Resume::default() };
     for _ in 0..reader.count()? {
         let id = reader.narrow()?;

@@ -38,7 +38,7 @@ use self::{
 };
 pub use self::{
     counts::{EngineCounts, OperatorCounts},
-    snapshot::SnapshotError,
+    snapshot::{OperatorsSummary, PartSummary, SnapshotError},
 };
 use crate::{
     record::{BatchRecord, ClockQuality, Condition, Record, Stamp},

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use weir_plugin_api::{Cell, Kind, Series, SeriesParts, Value};
 
 use super::{
-    EngineCounts, Operators,
-    time::{PartitionTime, Partitions, partition_index},
+    EngineCounts, OperatorCounts, Operators,
+    time::{PartitionTime, Partitions, WallClock, partition_index},
 };
 use crate::{record::ClockQuality, series::SeriesTable, spec::EngineSpec};
 
@@ -39,6 +39,38 @@ pub enum SnapshotError {
     /// It ends early or contradicts itself.
     #[error("state is damaged at byte {0}")]
     Damaged(usize),
+}
+
+/// What a snapshot holds of one window or alert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartSummary {
+    /// `window` or `alert`.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Hash of what gives it its meaning.
+    pub meaning: u64,
+    /// Its groups.
+    pub groups: usize,
+    /// Bytes of its state.
+    pub bytes: usize,
+}
+
+/// What a snapshot holds, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorsSummary {
+    /// wall − steady of the last clock record, nanoseconds.
+    pub offset: i64,
+    /// Its quality.
+    pub quality: ClockQuality,
+    /// Steady time of the last record, nanoseconds.
+    pub steady: i64,
+    /// Time partitions.
+    pub partitions: usize,
+    /// Points that wait for the clock.
+    pub held: u64,
+    /// Windows, then alerts.
+    pub parts: Vec<PartSummary>,
 }
 
 /// Writes state; field and partition ids become places in the lists at the front.
@@ -406,22 +438,7 @@ impl Operators {
         let mut r = Reader { bytes, at: 0, table, spec: Arc::clone(&spec), fields: Vec::new(), partitions: Vec::new() };
         r.read_header()?;
         let (mut operators, mut dropped) = (Self::new(spec), Vec::new());
-        operators.clock.offset = r.i64()?;
-        operators.clock.quality = match r.u8()? {
-            0 => ClockQuality::Unset,
-            1 => ClockQuality::Rtc,
-            2 => ClockQuality::Synced,
-            _ => return r.damaged(),
-        };
-        operators.clock.offset_max = r.option()?;
-        operators.clock.steady = r.i64()?;
-        let mut counts = [0; 9];
-        for value in &mut counts {
-            *value = r.u64()?;
-        }
-        operators.stage.counts = EngineCounts::from_values(counts);
-        r.read_partitions(&mut operators.stage.partitions)?;
-        let lost = r.read_held(&mut operators)?;
+        let lost = operators.read_common(&mut r)?;
         if lost > 0 {
             dropped.push(format!("{lost} points that waited for the clock: their input is no longer configured"));
             operators.stage.counts.held = operators.held.len() as u64;
@@ -429,6 +446,55 @@ impl Operators {
         operators.read_operators(&mut r, &mut dropped)?;
         r.ended_at(bytes.len())?;
         Ok((operators, dropped))
+    }
+
+    /// What stands before the operators; how many held points were lost with their input.
+    fn read_common(&mut self, r: &mut Reader<'_>) -> Read<u64> {
+        self.clock.offset = r.i64()?;
+        self.clock.quality = match r.u8()? {
+            0 => ClockQuality::Unset,
+            1 => ClockQuality::Rtc,
+            2 => ClockQuality::Synced,
+            _ => return r.damaged(),
+        };
+        self.clock.offset_max = r.option()?;
+        self.clock.steady = r.i64()?;
+        let mut counts = [0; 9];
+        for value in &mut counts {
+            *value = r.u64()?;
+        }
+        self.stage.counts = EngineCounts::from_values(counts);
+        r.read_partitions(&mut self.stage.partitions)?;
+        r.read_held(self)
+    }
+
+    /// What a snapshot holds, without the configuration it was made under.
+    ///
+    /// # Errors
+    /// When the bytes are of another version or damaged.
+    pub fn summary(bytes: &[u8]) -> Result<OperatorsSummary, SnapshotError> {
+        let (spec, mut table) = (Arc::new(EngineSpec::default()), SeriesTable::new(0));
+        let mut r = Reader { bytes, at: 0, table: &mut table, spec: Arc::clone(&spec), fields: Vec::new(), partitions: Vec::new() };
+        r.read_header()?;
+        let mut operators = Self::new(spec);
+        let held = operators.read_common(&mut r)?;
+        let WallClock { offset, quality, steady, .. } = operators.clock;
+        let partitions = r.partitions.len();
+        let mut parts = Vec::new();
+        for kind in ["window", "alert"] {
+            for _ in 0..r.count()? {
+                let (name, meaning, end) = r.part()?;
+                let bytes = end - r.at;
+                for _ in OperatorCounts::default().fields() {
+                    r.u64()?;
+                }
+                let groups = r.count()?;
+                parts.push(PartSummary { kind, name, meaning, groups, bytes });
+                r.skip_to(end);
+            }
+        }
+        r.ended_at(bytes.len())?;
+        Ok(OperatorsSummary { offset, quality, steady, partitions, held, parts })
     }
 
     fn read_operators(&mut self, r: &mut Reader<'_>, dropped: &mut Vec<String>) -> Read<()> {

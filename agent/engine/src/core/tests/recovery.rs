@@ -3,6 +3,7 @@
 use weir_plugin_api::{plugin::OutputResume, position::MessageId};
 
 use super::*;
+use crate::core::summary::StateSummary;
 
 #[test]
 fn results_that_were_delivered_are_not_offered_again_after_a_crash() {
@@ -78,6 +79,32 @@ fn a_destination_that_knows_of_results_we_never_made_skips_none_of_ours() {
     world.core.set_output_cursor(0, OutputResume { results: future, ..OutputResume::default() });
     world.take(&[1.0]);
     assert_eq!(world.drain(0), [1.0]);
+}
+
+#[test]
+fn a_state_can_be_read_without_its_configuration() {
+    let mut world = World::new(spec());
+    world.take(&[1.0, 2.0]);
+    let points = world.want(0);
+    world.delivered(0, &points[..1]);
+    world.take(&[3.0]);
+    let state = world.checkpoint();
+    let summary = StateSummary::read(&state).expect("it is whole");
+    let names = |named: Vec<&String>| named.into_iter().cloned().collect::<Vec<_>>();
+    assert_eq!(names(summary.inputs.iter().map(|i| &i.name).collect()), names(world.spec.inputs.iter().map(|i| &i.name).collect()));
+    assert_eq!(names(summary.outputs.iter().map(|o| &o.name).collect()), names(world.spec.outputs.iter().map(|o| &o.name).collect()));
+    assert_eq!(summary.inputs[0].recorded, 3);
+    let cursor = &summary.outputs[0].cursors[1];
+    assert_eq!((cursor.done, cursor.outstanding), (points[0].0, 2));
+    assert!(!cursor.waits(points[0].0) && cursor.waits(points[1].0));
+    assert_eq!(summary.stored.iter().map(|s| s.counts[1]).sum::<u32>(), 3, "{:?}", summary.stored);
+    let kinds: Vec<_> = summary.operators.parts.iter().map(|p| p.kind).collect();
+    let expected = [vec!["window"; world.spec.windows.len()], vec!["alert"; world.spec.alerts.len()]].concat();
+    assert_eq!(kinds, expected);
+    // Cut anywhere it is refused, never believed, and never a panic.
+    for length in 0..state.len() {
+        assert!(StateSummary::read(&state[..length]).is_err(), "{length}");
+    }
 }
 
 #[test]
