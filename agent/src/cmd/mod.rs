@@ -7,6 +7,7 @@ mod plugins;
 pub mod run;
 mod sample_config;
 mod status;
+mod store;
 
 use std::{
     io::{IsTerminal, Write},
@@ -42,6 +43,8 @@ enum Command {
     Demo(demo::Demo),
     /// Ask the running agent what came in, what became of it and what waits where.
     Status(status::Status),
+    /// Look into a state directory: list, print, verify, export; nothing in it is changed.
+    Store(store::Store),
     /// Check a configuration and say what it does.
     Check(check::Check),
     /// Print a configuration with every option, its default and what it means.
@@ -58,6 +61,7 @@ impl Cli {
             #[cfg(feature = "demo")]
             Command::Demo(command) => command.run(),
             Command::Status(command) => command.run(),
+            Command::Store(command) => command.run(),
             Command::Check(command) => command.run(),
             Command::SampleConfig(command) => command.run(),
             Command::Plugins(command) => command.run(),
