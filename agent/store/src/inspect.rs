@@ -3,7 +3,11 @@
 //! What is damage and what is merely unfinished is not decided here: a recovery is played through on [`ReadOnlyFiles`], so what it says is
 //! what an agent would say that starts on the same directory.
 
-use std::{collections::BTreeMap, os::unix::fs::MetadataExt, path::{Path, PathBuf}};
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     BlockMeta, CheckpointState, Damage, Files, Identity, ReadOnlyFiles, Store, StoreError, StoreOptions, Unreadable, checkpoint,
@@ -330,7 +334,10 @@ impl Inspection {
                     inputs: header.inputs,
                 };
                 let (offset, bytes) = (at as u64, header.length() as u64);
-                self.journal.push(JournalBlock { file: name.clone(), offset, bytes, meta, whole, need: Need::Free });
+                // One without records is a mark: it only says what was durable.
+                if meta.records > 0 {
+                    self.journal.push(JournalBlock { file: name.clone(), offset, bytes, meta, whole, need: Need::Free });
+                }
                 at += if whole { pages(header.length()) } else { PAGE };
             }
         }

@@ -71,6 +71,8 @@ pub struct OperatorsSummary {
     pub held: u64,
     /// Windows, then alerts.
     pub parts: Vec<PartSummary>,
+    /// What the agent says of itself now, and of which output; empty for the agent as a whole.
+    pub conditions: Vec<(&'static str, String)>,
 }
 
 /// Writes state; field and partition ids become places in the lists at the front.
@@ -493,8 +495,12 @@ impl Operators {
                 r.skip_to(end);
             }
         }
+        if r.at < bytes.len() {
+            operators.alerts.read_conditions(&mut r)?;
+        }
         r.ended_at(bytes.len())?;
-        Ok(OperatorsSummary { offset, quality, steady, partitions, held, parts })
+        let conditions = operators.alerts.conditions.active().map(|(condition, subject)| (condition.name(), subject.to_string())).collect();
+        Ok(OperatorsSummary { offset, quality, steady, partitions, held, parts, conditions })
     }
 
     fn read_operators(&mut self, r: &mut Reader<'_>, dropped: &mut Vec<String>) -> Read<()> {

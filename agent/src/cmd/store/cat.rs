@@ -66,6 +66,10 @@ fn checkpoint(view: &View, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "{} {} {groups}, {} bytes, meaning {:016x}", part.kind, part.name, part.bytes, part.meaning)?;
     }
     let operators = &state.operators;
+    for (name, subject) in &operators.conditions {
+        let about = if subject.is_empty() { String::new() } else { format!(" of {subject}") };
+        writeln!(out, "condition {name}{about} holds")?;
+    }
     let partitions = words::count(operators.partitions as u64, "time partition");
     writeln!(out, "time {partitions}, {} held for a clock", words::count(operators.held, "point"))
 }
@@ -133,6 +137,10 @@ fn line(block: &JournalBlock, seen: &Seen<'_>, out: &mut impl Write) -> io::Resu
         Record::Delivered { output, lane, upto, counts, .. } => {
             let (output, lane) = (name(seen.outputs, *output), words::lane(*lane as u8));
             writeln!(out, "delivered {output}, {lane} up to {}{}", words::identity(*upto), deliveries(counts))
+        }
+        Record::Condition { condition, subject, active, value } => {
+            let (state, about) = (if *active { "begins" } else { "ends" }, if subject.is_empty() { "" } else { " of " });
+            writeln!(out, "condition {}{about}{subject} {state}, {}", condition.name(), words::count(*value, "point"))
         }
         Record::Expired { output, lane, after, upto, counts } => {
             let (output, lane) = (name(seen.outputs, *output), words::lane(*lane as u8));

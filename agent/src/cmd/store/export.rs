@@ -166,7 +166,8 @@ impl Export {
         damage: &mut Damage<'_>,
         give: &mut dyn FnMut(PointView<'_>) -> io::Result<()>,
     ) -> io::Result<()> {
-        let within = |point: &PointView<'_>| self.from.is_none_or(|from| point.time() >= from) && self.to.is_none_or(|to| point.time() < to);
+        let within =
+            |point: &PointView<'_>| self.from.is_none_or(|from| point.time() >= from) && self.to.is_none_or(|to| point.time() < to);
         if self.what != What::Outbox {
             for block in view.blocks(true) {
                 let (chunk, read) = readings.chunk(block);

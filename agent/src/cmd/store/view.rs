@@ -170,7 +170,14 @@ impl View {
     }
 
     /// Whether anybody still waits for a point of the outbox.
-    pub fn waits(&self, stored: Option<&StoredSummary>, cursors: &[[CursorSummary; 2]], lane: Lane, route: u64, identity: Identity) -> bool {
+    pub fn waits(
+        &self,
+        stored: Option<&StoredSummary>,
+        cursors: &[[CursorSummary; 2]],
+        lane: Lane,
+        route: u64,
+        identity: Identity,
+    ) -> bool {
         let Some(stored) = stored else { return self.state.is_none() };
         let wants = |index: usize| index < 64 && route >> index & 1 == 1 && stored.counts.get(index).is_some_and(|c| *c > 0);
         cursors.iter().enumerate().any(|(index, cursors)| wants(index) && cursors[lane as usize].waits(identity))
