@@ -209,3 +209,44 @@ fn a_server_that_wants_to_be_asked_again_at_once_is_not_asked_in_a_loop() {
     assert!(retries < 20, "{retries}");
     assert!(agent.terminate().success());
 }
+
+/// What a server of version 2 says about the line `m a=1 1700000001000000000`.
+fn names_the_line() -> String {
+    let body = r#"{"code":"invalid","message":"unable to parse 'm a=1 1700000001000000000': wrong\ntype"}"#;
+    format!("HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+#[test]
+fn a_refused_point_is_kept_with_the_reason_and_counted() {
+    let directory = folder();
+    let server = Scripted::start(&names_the_line());
+    append(directory.path(), "m a=1 1700000001000000000\n");
+    let agent = Agent::start(directory.path(), &config(server.port, "", "5s"));
+    let letters = || fs::read_to_string(directory.path().join("state/dead-letters-cloud.lp")).unwrap_or_default();
+    eventually("the letter is there", || (letters() == "# 400: wrong type\nm a=1 1700000001000000000\n").then_some(()));
+    eventually("and counted", || {
+        let line = &agent.status()["outputs"][1];
+        (line["rejected"] == 1 && line["dead_letters"] == 1 && line["dead_letters_dropped"] == 0).then_some(())
+    });
+    let (_, metrics) = agent.get("/metrics").expect("metrics");
+    assert!(metrics.contains("weir_output_dead_letters_total{output=\"cloud\"} 1"), "{metrics}");
+    assert!(agent.terminate().success());
+}
+
+#[test]
+fn a_disk_that_swallows_dead_letters_holds_up_neither_delivery_nor_a_stop() {
+    let directory = folder();
+    let server = Scripted::start(&names_the_line());
+    fs::create_dir(directory.path().join("state")).expect("a state directory");
+    let fifo = std::process::Command::new("mkfifo").arg(directory.path().join("state/dead-letters-cloud.lp")).status();
+    assert!(fifo.expect("mkfifo runs").success());
+    append(directory.path(), "m a=1 1700000001000000000\n");
+    let agent = Agent::start(directory.path(), &config(server.port, "shutdown_timeout = \"2s\"\n", "5s"));
+    eventually("it is given up", || (agent.status()["outputs"][1]["dead_letters_dropped"] == 1).then_some(()));
+    server.answer(TAKES);
+    append(directory.path(), "m a=2 1700000002000000000\n");
+    eventually("delivery goes on", || server.taken().contains("a=2").then_some(()));
+    let start = Instant::now();
+    assert!(agent.terminate().success());
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+}

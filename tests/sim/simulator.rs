@@ -211,6 +211,10 @@ impl Simulator {
             75..97 => self.output()?,
             97 if self.random.once_in(3) => self.step(Event::Checkpoint)?,
             98 if self.random.once_in(3) => self.crashed = true,
+            99 if self.random.once_in(4) => {
+                let (output, held) = (self.random.below(3) as u16, self.random.once_in(2));
+                self.step(Event::Held { output, held })?;
+            }
             _ => {}
         }
         Ok(())

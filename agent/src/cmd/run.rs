@@ -123,7 +123,12 @@ pub fn run(config: Config, options: &RunOptions, core: &SharedCore, reload: impl
         tokio::runtime::Builder::new_current_thread().enable_all().build()
     };
     match runtime {
-        Ok(runtime) => runtime.block_on(generations(config, options, core, reload)),
+        Ok(runtime) => {
+            let code = runtime.block_on(generations(config, options, core, reload));
+            // Everything has ended in order; a name that is still being looked up, or a disk that takes nothing, must not hold up the end.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => {
             tracing::error!(%error, "can't start the runtime");
             FAILED

@@ -117,7 +117,7 @@ fn check(merged: &Merged, hash: u64, context: &Context<'_>) -> Option<Config> {
     let status = sections::status(merged, context);
     // Without these there is no telling what plugins get; their errors are reported.
     let (agent, (limits, _), (time, partition)) = (agent?, limits?, time?);
-    let directory = storage.as_ref().and_then(|(_, directory)| directory.clone());
+    let directory = storage.as_ref().and_then(|(_, options)| options.directory.clone());
     let settings = plugins::Settings {
         agent: &agent,
         partition: &partition,
@@ -131,7 +131,7 @@ fn check(merged: &Merged, hash: u64, context: &Context<'_>) -> Option<Config> {
     let alerts = operators::alerts(merged, &windows, &outputs.names, context);
     let agent_alerts = operators::agent_alerts(merged, &agent.table, &outputs.names, context);
     nothing_to_do(merged, context);
-    let (storage, directory) = storage?;
+    let (storage, storage_options) = storage?;
     let engine = EngineSpec {
         inputs: inputs.specs,
         outputs: outputs.specs,
@@ -150,7 +150,8 @@ fn check(merged: &Merged, hash: u64, context: &Context<'_>) -> Option<Config> {
         outputs: outputs.outputs,
         actions: outputs.actions,
         agent: agent.options,
-        directory,
+        directory: storage_options.directory,
+        dead_letter_bytes_max: storage_options.dead_letter_bytes_max,
         status: status?,
         hash,
     })

@@ -148,6 +148,9 @@ weir_plugin_api::options! {
         outbox_bytes_max: Size = Size(256 << 20),
         /// Undelivered results older than this are dropped and counted.
         outbox_age_max: Duration = Duration::from_secs(30 * 86_400),
+        /// Points that outputs refused for good, kept per output in `dead-letters-<alias>.lp` in the state directory; 0: none. Two files,
+        /// the older one goes first.
+        dead_letter_bytes_max: Size = Size(1 << 20),
         /// The write budget of the disk, for SD cards; 0: none.
         fsyncs_per_minute_max: u32 = 0,
         /// When the disk fails: `stall` stops taking readings in, `continue` goes on from memory.
@@ -368,14 +371,25 @@ pub fn limits(merged: &Merged, context: &Context<'_>) -> Option<(Limits, usize)>
     Some((limits, table.ring_batches))
 }
 
-/// Reads `[storage]`: the core's part and the directory.
-pub fn storage(merged: &Merged, context: &Context<'_>) -> Option<(StorageSpec, Option<PathBuf>)> {
+/// What the binary itself needs of `[storage]`.
+pub struct StorageOptions {
+    /// Where state lives, if the configuration says so.
+    pub directory: Option<PathBuf>,
+    /// Bytes of dead letters per output.
+    pub dead_letter_bytes_max: u64,
+}
+
+/// Reads `[storage]`: the core's part, and the rest.
+pub fn storage(merged: &Merged, context: &Context<'_>) -> Option<(StorageSpec, StorageOptions)> {
     let section = context.section("storage", &merged.storage);
     let table = StorageTable::read(&section)?;
     for (key, size) in [("journal_bytes_max", table.journal_bytes_max), ("outbox_bytes_max", table.outbox_bytes_max)] {
         if size.0 < 1 << 20 {
             section.error_at(key, format!("`{key}` must be at least 1MiB"));
         }
+    }
+    if (1..4096).contains(&table.dead_letter_bytes_max.0) {
+        section.error_at("dead_letter_bytes_max", "`dead_letter_bytes_max` must be 0 or at least 4KiB");
     }
     if table.commit_interval > Duration::from_secs(60) {
         section.error_at("commit_interval", "`commit_interval` can't be longer than a minute: sources wait for it");
@@ -410,7 +424,8 @@ pub fn storage(merged: &Merged, context: &Context<'_>) -> Option<(StorageSpec, O
         },
     };
     section.finish(&[]);
-    Some((spec, table.directory.map(|p| p.0)))
+    let directory = table.directory.map(|p| p.0);
+    Some((spec, StorageOptions { directory, dead_letter_bytes_max: table.dead_letter_bytes_max.0 }))
 }
 
 /// Reads `[status]`.

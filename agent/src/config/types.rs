@@ -23,6 +23,8 @@ pub struct Config {
     pub agent: AgentOptions,
     /// Where the store lives; `None` leaves it to the environment (`$STATE_DIRECTORY` and so on).
     pub directory: Option<PathBuf>,
+    /// Bytes of dead letters per output; 0: none.
+    pub dead_letter_bytes_max: u64,
     /// The control socket and the optional TCP listener.
     pub status: StatusOptions,
     /// A hash of the whole configuration as read, variables substituted.

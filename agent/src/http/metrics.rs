@@ -25,6 +25,7 @@ pub fn render(report: &Report) -> String {
             }
         }
     }
+    let _ = writeln!(out, "# TYPE weir_storage_failed gauge\nweir_storage_failed {}", u8::from(report.storage_failed.is_some()));
     let _ = writeln!(out, "# TYPE weir_residues gauge\nweir_residues {}", report.residues.len());
     out
 }
@@ -47,7 +48,7 @@ fn table(out: &mut String, label: &str, rows: &[Value]) {
 
 /// What goes up and down; everything else counts.
 fn is_gauge(field: &str) -> bool {
-    ["in_ring", "held", "waiting_", "in_flight", "lag_", "journal_", "outbox_", "failing", "held_until"]
+    ["in_ring", "held", "waiting_", "in_flight", "lag_", "journal_", "outbox_", "failing", "held_until", "bound_by_budget"]
         .iter()
         .any(|g| field.starts_with(g))
 }

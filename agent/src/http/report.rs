@@ -110,6 +110,8 @@ impl Report {
                 ("outbox_bytes", ledger.outbox_bytes),
                 ("commits", ledger.commits),
                 ("checkpoints", ledger.checkpoints),
+                ("bound_by_budget", u64::from(ledger.bound_by_budget)),
+                ("over_budget", ledger.over_budget),
             ]),
             damage: numbers(&[
                 ("journal_blocks", damage.journal_blocks),
@@ -129,6 +131,8 @@ impl Report {
         report.directory = shown.directory.display().to_string();
         for (row, health) in report.outputs.iter_mut().zip(&shown.health) {
             row.numbers.insert("retries".into(), health.retries.load(Ordering::Relaxed));
+            row.numbers.insert("dead_letters".into(), health.dead_letters.load(Ordering::Relaxed));
+            row.numbers.insert("dead_letters_dropped".into(), health.dead_letters_dropped.load(Ordering::Relaxed));
             row.numbers.insert("failing".into(), u64::from(health.failing.load(Ordering::Relaxed)));
             row.numbers.insert("failing_until_someone_acts".into(), u64::from(health.held.load(Ordering::Relaxed)));
         }
@@ -155,6 +159,9 @@ impl Report {
         if self.damage.values().any(|v| *v > 0) {
             let _ = writeln!(out, "{:<31}{}", "damage", shown(&self.damage));
         }
+        if self.store.get("bound_by_budget").is_some_and(|v| *v > 0) {
+            out.push_str("bound by the write budget: readings wait for `fsyncs_per_minute_max`\n");
+        }
         if let Some(reason) = &self.storage_failed {
             let _ = writeln!(out, "storage failed: {reason}");
         }
@@ -171,4 +178,20 @@ impl Report {
 fn shown(numbers: &BTreeMap<String, u64>) -> String {
     let parts: Vec<String> = numbers.iter().filter(|(_, v)| **v > 0).map(|(k, v)| format!("{k} {v}")).collect();
     if parts.is_empty() { "-".into() } else { parts.join("  ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_budget_that_binds_is_said_and_counted() {
+        let report = Report::of_ledger(&Ledger { bound_by_budget: true, over_budget: 3, ..Ledger::default() });
+        assert!(report.table().contains("bound by the write budget"), "{}", report.table());
+        assert!(report.table().contains("over_budget 3"), "{}", report.table());
+        let metrics = super::super::metrics::render(&report);
+        assert!(metrics.contains("# TYPE weir_store_bound_by_budget gauge\nweir_store_bound_by_budget 1\n"), "{metrics}");
+        assert!(metrics.contains("# TYPE weir_store_over_budget_total counter\nweir_store_over_budget_total 3\n"), "{metrics}");
+        assert!(!Report::of_ledger(&Ledger::default()).table().contains("budget"));
+    }
 }

@@ -21,6 +21,7 @@ use weir_plugin_api::{
 
 use super::{
     backoff::{Backoff, Random},
+    dead_letters::DeadLetters,
     handle::{CoreHandle, Message},
     transform::{Transform, has_fields},
 };
@@ -46,6 +47,10 @@ pub struct OutputHealth {
     pub held: AtomicBool,
     /// Writes that had to be repeated.
     pub retries: AtomicU64,
+    /// Rejected points kept as dead letters.
+    pub dead_letters: AtomicU64,
+    /// Rejected points that were not kept, or no longer are: the files are bounded.
+    pub dead_letters_dropped: AtomicU64,
 }
 
 /// How an output is fed.
@@ -64,6 +69,8 @@ pub struct DeliveryOptions {
     pub lanes: Vec<Lane>,
     /// It was held when the agent went down.
     pub held: bool,
+    /// Where rejected points are kept.
+    pub dead_letters: Option<DeadLetters>,
 }
 
 /// First delay after a write that did not get through.
@@ -293,12 +300,12 @@ impl Delivery {
         match outcome {
             Outcome::Delivered { rejected, collapsed, token } => {
                 self.token = token;
-                self.finish(lane, &points, &rejected, collapsed);
+                self.finish(lane, &points, &rejected, collapsed).await;
                 None
             }
             Outcome::TooLarge if points.len() <= 1 => {
                 let rejected = Rejection { index: 0, status: "too_large".into(), reason: "larger than the destination takes".into() };
-                self.finish(lane, &points, &[rejected], 0);
+                self.finish(lane, &points, &[rejected], 0).await;
                 None
             }
             Outcome::TooLarge => {
@@ -359,7 +366,13 @@ impl Delivery {
         }
     }
 
-    fn finish(&mut self, lane: Lane, points: &Points, rejected: &[Rejection], collapsed: u64) {
+    async fn finish(&mut self, lane: Lane, points: &Points, rejected: &[Rejection], collapsed: u64) {
+        if let Some(letters) = &mut self.options.dead_letters
+            && !rejected.is_empty()
+        {
+            // Before they are settled: a crash in between keeps them twice rather than not at all.
+            letters.keep(points, rejected).await;
+        }
         for rejection in rejected.iter().take(REJECTED_LOGGED) {
             let line = points.iter().nth(rejection.index).map(|p| format!("{} @ {}", p.series().line(), p.time())).unwrap_or_default();
             tracing::warn!(output = %self.options.name, status = rejection.status, reason = rejection.reason, point = line, "point rejected for good");

@@ -11,6 +11,7 @@
 mod actions;
 mod backoff;
 mod core_thread;
+mod dead_letters;
 mod delivery;
 pub mod disk_thread;
 mod handle;
