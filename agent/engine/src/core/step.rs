@@ -338,7 +338,8 @@ impl Core {
     }
 
     fn durable(&mut self, block: u64, synced: bool, effects: &mut Vec<Effect>) {
-        if synced || !self.commit.syncs() {
+        // Once the disk has failed, one before this block may be missing: it went to the disk before anybody knew.
+        if self.failed.is_none() && (synced || !self.commit.syncs()) {
             self.arrive(block, effects);
         }
     }
