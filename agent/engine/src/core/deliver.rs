@@ -174,6 +174,9 @@ impl Core {
         if points > 0 {
             let after = queue.cursors[index].sent;
             self.record(now, &Record::Expired { output, lane, after, upto: stored.last, counts: counts(points) });
+        } else {
+            // All it had in there is behind it already: what is left is for others, and must not count as something to give up.
+            queue.cursors[index].pass(stored.last);
         }
         points
     }

@@ -88,6 +88,12 @@ pub enum Next {
 }
 
 impl Cursor {
+    /// Nothing up to `last` is left for this output.
+    pub fn pass(&mut self, last: Identity) {
+        self.sent = self.sent.max(last);
+        self.advance();
+    }
+
     /// Moves `done` over what needs no settling: gaps it has reached, and points that were not for this output.
     fn advance(&mut self) {
         if self.in_flight == 0 {
