@@ -68,18 +68,25 @@ pub fn open<F: Files>(files: &mut F, store: u64) -> Result<Opened, StoreError> {
     Ok(Opened { newest, before, damaged })
 }
 
-/// Writes a checkpoint: temporary file, sync, rename, sync of the names. It counts once this returns.
+/// Writes a checkpoint to a temporary file and syncs it: nothing has changed yet.
 ///
 /// # Errors
 /// The operating system's; the previous ones stand.
-pub fn write<F: Files>(files: &mut F, store: u64, checkpoint: &CheckpointState) -> Result<u64, StoreError> {
+pub fn prepare<F: Files>(files: &mut F, store: u64, checkpoint: &CheckpointState) -> Result<u64, StoreError> {
     let bytes = encode(checkpoint, store);
     files.truncate(TEMPORARY, 0)?;
     files.write_at(TEMPORARY, 0, &bytes)?;
     files.sync(TEMPORARY)?;
-    files.rename(TEMPORARY, &name(checkpoint.number))?;
-    files.sync_names()?;
     Ok(bytes.len() as u64)
+}
+
+/// Gives what [`prepare`] wrote its name: rename, sync of the names. It counts once this returns.
+///
+/// # Errors
+/// The operating system's; whether it counts is known only when the store is opened again.
+pub fn publish<F: Files>(files: &mut F, number: u64) -> Result<(), StoreError> {
+    files.rename(TEMPORARY, &name(number))?;
+    files.sync_names()
 }
 
 /// Removes all but the newest two.

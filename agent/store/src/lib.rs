@@ -267,7 +267,12 @@ impl<F: Files> Store<F> {
     ) -> Result<Vec<OutboxPlace>, StoreError> {
         let (places, ends, written) = self.outbox.append(&mut self.files, outbox)?;
         let state = CheckpointState { number, upto_record, ends, state: state.to_vec() };
-        let size = checkpoint::write(&mut self.files, self.id, &state)?;
+        let size = checkpoint::prepare(&mut self.files, self.id, &state)?;
+        if let Err(error) = checkpoint::publish(&mut self.files, number) {
+            // It may count after a power cut: what it appended must stay as it is.
+            self.outbox.leave(ends);
+            return Err(error);
+        }
         self.stats.bytes_written += written + size;
         self.stats.fsyncs += 2 + 2 * u64::from(!outbox.is_empty());
         self.outbox.commit(ends);

@@ -121,6 +121,13 @@ impl Outbox {
         self.ends = ends;
     }
 
+    /// Nobody knows whether the checkpoint that knows these ends is durable: lanes that have grown go on in a new segment.
+    pub fn leave(&mut self, ends: Ends) {
+        for (own, end) in self.ends.iter_mut().zip(ends) {
+            *own = if *own == end { end } else { (end.0 + 1, 0) };
+        }
+    }
+
     /// Removes segments below these numbers; the one being written stays.
     ///
     /// # Errors
