@@ -1,92 +1,12 @@
 //! The disk thread of the simulation: performs disk effects late, in order, as the real one does, on files that die in the middle.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::VecDeque,
-    io,
-    path::PathBuf,
-    rc::Rc,
-};
+use std::collections::VecDeque;
 
 use weir_engine::core::{self, Effect, Event};
 use weir_plugin_api::Identity;
-use weir_store::{Files, Operation, Store, StoreError, memory::MemoryFiles};
+use weir_store::{Store, StoreError};
 
-/// Files in memory that end, with the process, after a number of operations.
-#[derive(Clone, Debug)]
-pub struct MortalFiles {
-    /// What is on the disk.
-    pub files: Rc<RefCell<MemoryFiles>>,
-    /// Operations left; `None`: unlimited.
-    pub left: Rc<Cell<Option<u32>>>,
-}
-
-impl MortalFiles {
-    /// Lives for now.
-    pub fn new(files: MemoryFiles) -> Self {
-        Self { files: Rc::new(RefCell::new(files)), left: Rc::default() }
-    }
-
-    /// Whether the process has died.
-    pub fn is_dead(&self) -> bool {
-        self.left.get() == Some(0)
-    }
-
-    fn alive(&self, operation: Operation, name: &str) -> Result<(), StoreError> {
-        match self.left.get() {
-            Some(0) => Err(StoreError::Io { operation, path: PathBuf::from(name), source: io::ErrorKind::Interrupted.into() }),
-            Some(left) => {
-                self.left.set(Some(left - 1));
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-impl Files for MortalFiles {
-    fn list(&self) -> Result<Vec<String>, StoreError> {
-        self.files.borrow().list()
-    }
-
-    fn read(&mut self, name: &str) -> Result<Vec<u8>, StoreError> {
-        self.files.borrow_mut().read(name)
-    }
-
-    fn read_at(&mut self, name: &str, offset: u64, length: usize) -> Result<Vec<u8>, StoreError> {
-        self.files.borrow_mut().read_at(name, offset, length)
-    }
-
-    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        self.alive(Operation::Write, name)?;
-        self.files.borrow_mut().write_at(name, offset, bytes)
-    }
-
-    fn sync(&mut self, name: &str) -> Result<(), StoreError> {
-        self.alive(Operation::Sync, name)?;
-        self.files.borrow_mut().sync(name)
-    }
-
-    fn sync_names(&mut self) -> Result<(), StoreError> {
-        self.alive(Operation::Sync, "")?;
-        self.files.borrow_mut().sync_names()
-    }
-
-    fn rename(&mut self, from: &str, to: &str) -> Result<(), StoreError> {
-        self.alive(Operation::Rename, from)?;
-        self.files.borrow_mut().rename(from, to)
-    }
-
-    fn remove(&mut self, name: &str) -> Result<(), StoreError> {
-        self.alive(Operation::Write, name)?;
-        self.files.borrow_mut().remove(name)
-    }
-
-    fn truncate(&mut self, name: &str, length: u64) -> Result<(), StoreError> {
-        self.alive(Operation::Write, name)?;
-        self.files.borrow_mut().truncate(name, length)
-    }
-}
+use super::files::MortalFiles;
 
 /// What the disk has to do still.
 #[derive(Default)]
@@ -99,9 +19,16 @@ pub struct Disk {
     unsynced: bool,
     /// Blocks that found the journal full.
     full: VecDeque<Effect>,
+    /// Says that a block is durable before it is: a planted bug.
+    hasty: bool,
 }
 
 impl Disk {
+    /// Nothing to do yet.
+    pub fn new(hasty: bool) -> Self {
+        Self { hasty, ..Self::default() }
+    }
+
     /// Whether nothing is left to do.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty() && !self.unsynced
@@ -177,8 +104,8 @@ impl Disk {
             Ok(()) => {
                 self.written = block;
                 self.unsynced |= sync;
-                if !sync {
-                    inbox.push_back(Event::Durable { block, synced: false });
+                if !sync || self.hasty {
+                    inbox.push_back(Event::Durable { block, synced: self.hasty });
                 }
             }
             Err(StoreError::JournalFull { .. }) => self.full.push_back(effect),

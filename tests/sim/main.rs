@@ -1,67 +1,101 @@
-//! The core and the store through crashes: the process dies between any two effects or in the middle of a checkpoint, power fails, outputs
-//! go away, acknowledgements are lost; afterwards everything that was promised is there, and every result arrives.
+//! The core and the store through crashes: the process dies between any two effects or in the middle of a checkpoint, power fails, the disk
+//! errs, fills and rots, sources repeat themselves, outputs go away and answers are lost; afterwards everything that was promised is there,
+//! every reading is counted once, and every result arrives.
 //!
-//! `WEIR_SIM_SEED=n` repeats one seed, `WEIR_SIM_SEEDS=n` runs that many, `WEIR_SIM_TRACE=1` prints every step.
+//! `WEIR_SIM_SEED=n` repeats one seed, `WEIR_SIM_SEEDS=n` runs that many, `WEIR_SIM_MINUTES=n` runs new ones for that long,
+//! `WEIR_SIM_TRACE=1` prints every step.
 
 mod disk;
+mod files;
+mod oracle;
+mod plan;
+mod planted;
+mod recovery;
 mod simulator;
+mod sinks;
+mod sources;
 mod world;
 
-use simulator::{Options, Seen, live};
-use weir_engine::spec::Durability;
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
-/// Seeds of an ordinary test run.
-const SEEDS: u64 = 200;
+use plan::{Death, Plan};
+use simulator::{Seen, live};
+
+/// Seeds of an ordinary test run: a million steps and more.
+const SEEDS: u64 = 220;
+
+/// Seeds that found something, in the ordinary run or beyond it.
+const FOUND: &[u64] = &[];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-fn options(seed: u64) -> Options {
-    // A killed process keeps what was written: the weaker mode promises as much then.
-    let crash = seed % 5 == 4;
-    Options {
-        seed,
-        durability: if crash { Durability::Crash } else { Durability::Power },
-        power_cuts: !crash,
-        lying_sync: false,
-        bounded: seed % 4 == 3,
-        knowing: seed % 3 == 2 && seed % 4 != 3,
-        batches: if seed % 7 == 6 { 150 } else { 40 },
+/// Whether every step is printed.
+pub fn is_traced() -> bool {
+    static TRACED: OnceLock<bool> = OnceLock::new();
+    *TRACED.get_or_init(|| std::env::var_os("WEIR_SIM_TRACE").is_some())
+}
+
+/// Lives lives and says what they were like.
+///
+/// # Panics
+/// When something did not hold in one of them.
+fn run(plans: impl Iterator<Item = Plan>, repeat: impl Fn(&Plan) -> String) -> (u64, Seen) {
+    let (mut all, mut lives, mut failures) = (Seen::default(), 0, Vec::new());
+    let started = Instant::now();
+    for plan in plans {
+        lives += 1;
+        match live(plan) {
+            Ok(seen) => all += seen,
+            Err(error) => failures.push(format!("{plan:?}: {error}\nrepeat it with: {}", repeat(&plan))),
+        }
     }
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{lives} lives, {:.0} steps per second: {all:?}", all.steps as f64 / seconds);
+    assert!(failures.is_empty(), "{} of {lives} lives failed\n{}", failures.len(), failures[..failures.len().min(8)].join("\n"));
+    (lives, all)
+}
+
+fn by_seed(plan: &Plan) -> String {
+    format!("WEIR_SIM_SEED={} cargo test -p weir --test sim what_was", plan.seed)
 }
 
 #[test]
 fn what_was_promised_survives_and_every_result_arrives() {
-    let seeds = match number("WEIR_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("WEIR_SIM_SEEDS").unwrap_or(SEEDS),
-    };
-    let count = seeds.end - seeds.start;
-    let mut all = Seen::default();
-    let mut failures = Vec::new();
-    for seed in seeds {
-        match live(options(seed)) {
-            Ok(seen) => {
-                all.crashes += seen.crashes;
-                all.steps += seen.steps;
-                all.outbox_reads += seen.outbox_reads;
-                all.digests += seen.digests;
-                all.repeated += seen.repeated;
-            }
-            Err(error) => failures.push(format!("{error}\nrepeat it with: WEIR_SIM_SEED={seed} cargo test -p weir --test sim what_was")),
-        }
+    if let Some(seed) = number("WEIR_SIM_SEED") {
+        run([Plan::of(seed)].into_iter(), by_seed);
+        return;
     }
-    println!("{count} seeds: {all:?}");
-    assert!(failures.is_empty(), "{} of {count} seeds failed\n{}", failures.len(), failures[..failures.len().min(8)].join("\n"));
+    if let Some(minutes) = number("WEIR_SIM_MINUTES") {
+        let end = Instant::now() + Duration::from_secs(60 * minutes);
+        let first = std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs() << 20);
+        run((first..).take_while(|_| Instant::now() < end).map(Plan::of), by_seed);
+        return;
+    }
+    let count = number("WEIR_SIM_SEEDS").unwrap_or(SEEDS);
+    let (lives, all) = run((0..count).chain(FOUND.iter().copied()).map(Plan::of), by_seed);
     if count >= SEEDS {
-        assert!(all.crashes > count && all.outbox_reads > count && all.digests > count && all.repeated > count, "too tame: {all:?}");
+        let often = [all.crashes, all.outbox_reads, all.digests, all.repeated, all.recognised, all.failures, all.expired];
+        assert!(all.steps >= 1_000_000 && often.iter().all(|times| *times > lives) && all.damages > 0, "too tame: {all:?}");
     }
 }
 
 #[test]
-fn syncs_that_are_not_done_are_caught() {
-    let caught =
-        (0..40).any(|seed| live(Options { lying_sync: true, durability: Durability::Power, power_cuts: true, ..options(seed) }).is_err());
-    assert!(caught, "power cuts without syncs went unnoticed");
+fn a_death_at_every_effect_of_a_short_life_costs_nothing() {
+    let only = number("WEIR_SIM_EFFECT").map(|effect| effect as u32);
+    let mut plans = Vec::new();
+    for seed in 0..number("WEIR_SIM_SHORT").unwrap_or(2) {
+        let whole = live(Plan::short(seed, Death::Never)).expect("a life without a death");
+        let effects = 0..whole.effects as u32;
+        plans.extend(effects.filter(|e| only.is_none_or(|o| o == *e)).map(|effect| Plan::short(seed, Death::At(effect))));
+    }
+    assert!(plans.len() > 200 || only.is_some(), "only {} effects", plans.len());
+    run(plans.into_iter(), |plan| {
+        let Death::At(effect) = plan.death else { return String::new() };
+        format!("WEIR_SIM_EFFECT={effect} cargo test -p weir --test sim a_death (seed {})", plan.seed)
+    });
 }

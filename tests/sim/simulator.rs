@@ -1,44 +1,31 @@
 //! One life of an agent with many deaths: a seed decides what happens when, and what must hold is checked at every step.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
 use weir_engine::{
     core::{Core, Effect, Event, Now},
-    record::{ClockQuality, DeliveryCounts},
-    spec::{Durability, EngineSpec},
+    record::ClockQuality,
+    spec::EngineSpec,
 };
-use weir_plugin_api::{Batch, Chunk, Identity, Lane, Position, plugin::OutputResume};
-use weir_store::{Recovered, Store, StoreOptions, memory::MemoryFiles};
+use weir_store::{Store, StoreOptions, memory::MemoryFiles};
 
 use super::{
-    disk::{Disk, MortalFiles, core_found, core_meta},
-    world::{self, EPOCH, INPUTS, Random},
+    disk::Disk,
+    files::MortalFiles,
+    oracle::Committed,
+    plan::{Bug, Death, Plan, Trouble},
+    sinks::{Answer, Sink},
+    sources::{Source, Taken},
+    world::{EPOCH, INPUTS, Random},
 };
 
 /// Steps after which a run that has not come to rest never will.
-const STEPS_MAX: usize = 60_000;
-
-/// How a life goes.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// The seed.
-    pub seed: u64,
-    /// The mode.
-    pub durability: Durability,
-    /// Power fails, too; else only the process dies.
-    pub power_cuts: bool,
-    /// Syncs are not done: a planted bug.
-    pub lying_sync: bool,
-    /// Outputs are away for long and little may wait for them: what is given up must be counted.
-    pub bounded: bool,
-    /// The first output knows what it has, and gets nothing twice.
-    pub knowing: bool,
-    /// Batches of each input.
-    pub batches: usize,
-}
+const STEPS_MAX: usize = 100_000;
+/// Seconds a clock steps by at most.
+const CLOCK_STEP: u64 = 8000;
 
 /// What a life was like.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,145 +34,205 @@ pub struct Seen {
     pub crashes: u64,
     /// Steps.
     pub steps: usize,
+    /// Effects, those of the core and those on the disk.
+    pub effects: u64,
     /// Blocks read from the outbox.
     pub outbox_reads: u64,
     /// Recoveries whose state was compared with that of before.
     pub digests: u64,
     /// Points that arrived twice.
     pub repeated: u64,
+    /// Batches that sources sent again and that were recognised.
+    pub recognised: u64,
+    /// Operations on files that failed.
+    pub failures: u64,
+    /// Times the store said that something is gone.
+    pub damages: u64,
+    /// Points that were given up.
+    pub expired: u64,
+    /// Results that were compared.
+    pub results: u64,
 }
 
-/// Points of one lane at an output.
-#[derive(Default)]
-struct LaneTask {
-    wanted: bool,
-    pending: VecDeque<(Arc<Chunk>, usize)>,
+impl std::ops::AddAssign for Seen {
+    fn add_assign(&mut self, more: Self) {
+        self.crashes += more.crashes;
+        self.steps += more.steps;
+        self.effects += more.effects;
+        self.outbox_reads += more.outbox_reads;
+        self.digests += more.digests;
+        self.repeated += more.repeated;
+        self.recognised += more.recognised;
+        self.failures += more.failures;
+        self.damages += more.damages;
+        self.expired += more.expired;
+        self.results += more.results;
+    }
+}
+
+/// The clocks of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// Nanoseconds since the beginning of all, and those at the last boot.
+    pub elapsed: i64,
+    /// Those at the last boot.
+    pub boot: i64,
+    shift: i64,
+    quality: ClockQuality,
+    /// Steps for which it stands still.
+    stopped: u64,
+}
+
+impl Clock {
+    fn now(&self) -> Now {
+        Now { steady: self.elapsed - self.boot, wall: EPOCH + self.elapsed + self.shift, quality: self.quality }
+    }
+
+    fn pass(&mut self, nanoseconds: u64) {
+        if self.stopped > 0 {
+            self.stopped -= 1;
+        } else {
+            self.elapsed += nanoseconds as i64;
+        }
+    }
+
+    /// It is set, unset or stops.
+    fn disturb(&mut self, random: &mut Random) {
+        match random.below(4) {
+            0 => self.stopped = random.below(200),
+            1 => (self.shift, self.quality) = (-EPOCH, ClockQuality::Unset),
+            2 => self.shift = (random.below(CLOCK_STEP) as i64 - CLOCK_STEP as i64 / 2) * 1_000_000_000,
+            _ => (self.shift, self.quality) = (0, [ClockQuality::Rtc, ClockQuality::Synced][random.below(2) as usize]),
+        }
+    }
 }
 
 /// The simulated agent.
 pub struct Simulator {
-    options: Options,
-    random: Random,
-    spec: Arc<EngineSpec>,
-    files: MortalFiles,
-    store: Store<MortalFiles>,
-    core: Core,
-    disk: Disk,
-    inbox: VecDeque<Event>,
-    /// Nanoseconds since the beginning of all, and those at the last boot.
-    elapsed: i64,
-    boot: i64,
-    armed: i64,
-    crashed: bool,
-    /// Next batch of each input, and whether it has announced its names in this run.
-    next: [usize; INPUTS],
-    announced: [bool; INPUTS],
-    /// Every batch the core took and still knows: input, number, points.
-    accepted: Vec<(usize, usize, u64)>,
-    /// How many of these were promised, by any acknowledgement.
-    promised: usize,
-    finished_at: Option<u64>,
-    digests: BTreeMap<u64, u64>,
-    outputs: Vec<[LaneTask; 2]>,
-    /// What arrived: by output, lane and identity.
-    arrived: Vec<BTreeMap<(Lane, Identity), String>>,
-    tokens: Vec<u64>,
-    seen: Seen,
-}
-
-fn now(elapsed: i64, boot: i64) -> Now {
-    Now { steady: elapsed - boot, wall: EPOCH + elapsed, quality: ClockQuality::Synced }
-}
-
-fn content(chunk: &Chunk, index: usize, lane: Lane) -> String {
-    let point = chunk.point(index);
-    let fields: Vec<String> = point.fields().map(|(name, value)| format!("{name}={value:?}")).collect();
-    format!("{lane:?} {} {} {}", point.series().line(), fields.join(","), point.time())
+    pub plan: Plan,
+    pub random: Random,
+    pub spec: Arc<EngineSpec>,
+    pub files: MortalFiles,
+    pub store: Store<MortalFiles>,
+    pub core: Core,
+    pub disk: Disk,
+    pub inbox: VecDeque<Event>,
+    pub clock: Clock,
+    pub armed: i64,
+    pub crashed: bool,
+    pub sources: Vec<Source>,
+    pub sinks: Vec<Sink>,
+    /// Number of the next batch.
+    pub number: u64,
+    pub committed: Committed,
+    /// Batches up to this number were promised, by any acknowledgement.
+    pub promised: u64,
+    /// The last batch of each input its source was told of.
+    pub told: [u64; INPUTS],
+    pub finished_at: Option<u64>,
+    pub digests: BTreeMap<u64, u64>,
+    /// Batches that damage has cost, and the results of which records it may have changed.
+    pub gone: Vec<Taken>,
+    pub disturbed: Vec<(u64, u64)>,
+    /// Files in which a bit has flipped.
+    pub flipped: BTreeSet<String>,
+    /// How many did.
+    pub injuries: usize,
+    /// Blocks of the journal that went with them: named ones, and promised ones at the end that nothing names.
+    pub lost: (usize, usize),
+    pub seen: Seen,
 }
 
 /// Lives a life.
 ///
 /// # Errors
 /// What did not hold, in words.
-pub fn live(options: Options) -> Result<Seen, String> {
-    let mut spec = world::spec(options.durability);
-    let mut random = Random(options.seed);
-    spec.storage.journal_bytes_max = [128 << 10, 256 << 10, 4 << 20][random.below(3) as usize];
-    spec.limits.results_waiting_bytes_max = [2 << 10, 8 << 10, 1 << 20][random.below(3) as usize];
-    if options.bounded {
-        spec.storage.outbox_bytes_max = 4 << 10;
-        spec.outputs[1].waiting_points_max = 100;
-    }
-    let mut simulator = Simulator::new(options, random, spec)?;
+pub fn live(plan: Plan) -> Result<Seen, String> {
+    let mut simulator = Simulator::new(plan)?;
     while !simulator.is_at_rest() {
         if simulator.seen.steps > STEPS_MAX {
             return Err(format!("does not come to rest: {:#?}", simulator.core.ledger()));
         }
         simulator.seen.steps += 1;
-        simulator.act()?;
-        if simulator.crashed || simulator.files.is_dead() {
-            simulator.recover()?;
-        }
+        let acted = if simulator.is_dead() { simulator.recover() } else { simulator.act() };
+        acted.map_err(|e| format!("step {}: {e}", simulator.seen.steps))?;
     }
     simulator.compare()?;
     Ok(simulator.seen)
 }
 
 impl Simulator {
-    fn new(options: Options, random: Random, spec: EngineSpec) -> Result<Self, String> {
-        let spec = Arc::new(spec);
-        let mut memory = MemoryFiles::new(options.seed);
-        memory.faults.lying_sync = options.lying_sync;
-        let files = MortalFiles::new(memory);
-        let store_options = StoreOptions { journal_bytes_max: spec.storage.journal_bytes_max, new_id: 1 + options.seed };
+    fn new(plan: Plan) -> Result<Self, String> {
+        let mut random = Random(plan.seed);
+        let spec = Arc::new(plan.spec(&mut random));
+        let files = MortalFiles::new(MemoryFiles::new(plan.seed), plan.bug);
+        let store_options = StoreOptions { journal_bytes_max: spec.storage.journal_bytes_max, new_id: 1 + plan.seed };
         let (store, _) = Store::open(files.clone(), &store_options).map_err(|e| e.to_string())?;
-        let outputs = spec.outputs.len();
+        let clock = Clock { elapsed: 0, boot: 0, shift: 0, quality: ClockQuality::Synced, stopped: 0 };
+        let sink = |(index, output): (usize, &weir_engine::spec::OutputSpec)| {
+            Sink::new(index as u16, plan.knowing && index == 0, output.edge, plan.bug == Some(Bug::RunningIdentity))
+        };
+        let source = |input| Source::new(input, plan.seed, plan.batches, plan.bug == Some(Bug::RedeliveryCounted));
         let mut simulator = Self {
-            core: Core::new(Arc::clone(&spec), now(0, 0)),
-            options,
+            core: Core::new(Arc::clone(&spec), clock.now()),
+            plan,
             random,
             files,
             store,
-            disk: Disk::default(),
+            disk: Disk::new(plan.bug == Some(Bug::AcknowledgedEarly)),
             inbox: VecDeque::new(),
-            elapsed: 0,
-            boot: 0,
+            clock,
             armed: i64::MAX,
             crashed: false,
-            next: [0; INPUTS],
-            announced: [false; INPUTS],
-            accepted: Vec::new(),
+            sources: (0..INPUTS).map(source).collect(),
+            sinks: spec.outputs.iter().enumerate().map(sink).collect(),
+            number: 0,
+            committed: Committed::default(),
             promised: 0,
+            told: [0; INPUTS],
             finished_at: None,
             digests: BTreeMap::new(),
-            outputs: (0..outputs).map(|_| Default::default()).collect(),
-            arrived: vec![BTreeMap::new(); outputs],
-            tokens: vec![0; outputs],
+            gone: Vec::new(),
+            disturbed: Vec::new(),
+            flipped: BTreeSet::new(),
+            injuries: 0,
+            lost: (0, 0),
             seen: Seen::default(),
             spec,
         };
         let mut effects = Vec::new();
-        simulator.core.start(now(0, 0), &mut effects);
+        simulator.core.start(simulator.now(), &mut effects);
+        if let Death::At(effect) = plan.death {
+            simulator.files.fuse.set(Some(effect));
+        }
         simulator.perform(effects)?;
         Ok(simulator)
     }
 
-    fn now(&self) -> Now {
-        now(self.elapsed, self.boot)
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    fn is_dead(&self) -> bool {
+        self.crashed || self.files.fuse.is_dead()
     }
 
     fn is_at_rest(&self) -> bool {
-        self.finished_at.is_some()
+        !self.is_dead()
+            && self.finished_at.is_some()
             && self.inbox.is_empty()
             && self.disk.is_idle()
             && self.core.is_idle()
-            && self.outputs.iter().flatten().all(|l| l.pending.is_empty())
+            && self.sinks.iter().all(Sink::is_idle)
             && self.core.ledger().outputs.iter().all(|o| o.waiting() == 0)
     }
 
     /// Something happens.
     fn act(&mut self) -> Result<(), String> {
-        self.elapsed += self.random.below(2_000_000) as i64;
+        let passed = self.random.below(2_000_000);
+        self.clock.pass(passed);
+        self.trouble();
+        let dies = self.plan.death == Death::Random;
         match self.random.below(100) {
             0..25 => {
                 if let Some(event) = self.inbox.pop_front() {
@@ -194,8 +241,8 @@ impl Simulator {
             }
             25..50 => {
                 let group = self.random.once_in(2);
-                if self.random.once_in(150) {
-                    self.files.left.set(Some(self.random.below(12) as u32));
+                if dies && self.random.once_in(150) {
+                    self.files.fuse.set(Some(self.random.below(12) as u32));
                 }
                 self.disk.perform(&mut self.store, group, &mut self.inbox);
             }
@@ -205,70 +252,123 @@ impl Simulator {
                     self.armed = i64::MAX;
                     self.step(Event::Time)?;
                 } else if self.random.once_in(3) {
-                    self.elapsed += self.random.below(60_000_000) as i64;
+                    let passed = self.random.below(60_000_000);
+                    self.clock.pass(passed);
                 }
             }
             75..97 => self.output()?,
             97 if self.random.once_in(3) => self.step(Event::Checkpoint)?,
-            98 if self.random.once_in(3) => self.crashed = true,
+            98 if dies && self.random.once_in(3) => self.crashed = true,
+            // Somebody restarts it.
+            99 if self.core.is_failed() => self.crashed = true,
             99 if self.random.once_in(4) => {
                 let (output, held) = (self.random.below(3) as u16, self.random.once_in(2));
                 self.step(Event::Held { output, held })?;
             }
-            _ => {}
+            _ => {
+                let source = self.random.below(INPUTS as u64) as usize;
+                if self.random.once_in(4) { self.sources[source].reconnect(&mut self.random) } else { self.sources[source].arrive() }
+            }
         }
         Ok(())
     }
 
-    fn step(&mut self, event: Event) -> Result<(), String> {
+    /// Faults come and go.
+    fn trouble(&mut self) {
+        if self.plan.trouble == Trouble::None || !self.random.once_in(300) {
+            return;
+        }
+        let off = self.finished_at.is_some() || self.random.once_in(2);
+        let mut files = self.files.files.borrow_mut();
+        let used = files.used();
+        let faults = &mut files.faults;
+        (faults.sync_error_in, faults.write_error_in, faults.read_error_in, faults.space) = (0, 0, 0, 0);
+        match self.plan.trouble {
+            Trouble::Clock => self.clock.disturb(&mut self.random),
+            Trouble::DiskErrors if !off => {
+                faults.sync_error_in = [0, 3, 10][self.random.below(3) as usize];
+                faults.write_error_in = [0, 20, 200][self.random.below(3) as usize];
+                faults.read_error_in = [0, 3][self.random.below(2) as usize];
+            }
+            Trouble::DiskFull if !off => faults.space = used + self.random.below(40 << 10),
+            _ => {}
+        }
+    }
+
+    /// One event.
+    pub fn step(&mut self, event: Event) -> Result<(), String> {
         let mut effects = Vec::new();
         let what = match &event {
-            Event::Batch { .. } => "batch".to_owned(),
+            Event::Batch { input, batch } => format!("batch {} of input {input}", batch.number),
             Event::OutboxRead { output, lane, place, bytes } => format!("outbox read {output} {lane:?} {place:?} {}", bytes.is_some()),
             event => format!("{event:?}"),
         };
-        if std::env::var_os("WEIR_SIM_TRACE").is_some() {
-            eprintln!("{:>6} {:>5} {what}", self.seen.steps, self.core.ledger().records);
-        }
         self.core.step(self.now(), event, &mut effects);
         let ledger = self.core.ledger();
+        self.trace(|| format!("{:>5} {what}", ledger.records));
         let residues = ledger.residues();
-        if !residues.is_empty() {
-            return Err(format!("step {}: after {what}: {residues:?}", self.seen.steps));
+        // Deliveries of results whose cause is lost settle what was never routed.
+        if !residues.is_empty() && self.disturbed.is_empty() {
+            return Err(format!("after {what}: {residues:?}"));
         }
-        self.digests.insert(ledger.records, self.core.digest());
+        if effects.iter().any(|e| matches!(e, Effect::Append { .. } | Effect::Checkpoint { .. })) {
+            self.digests.insert(ledger.records, self.core.digest());
+        }
         self.perform(effects)
     }
 
-    fn perform(&mut self, effects: Vec<Effect>) -> Result<(), String> {
+    /// Prints a line when asked.
+    pub fn trace(&self, line: impl FnOnce() -> String) {
+        if super::is_traced() {
+            eprintln!("{:>6} {}", self.seen.steps, line());
+        }
+    }
+
+    /// The effects of an event, unless death comes between them.
+    pub fn perform(&mut self, effects: Vec<Effect>) -> Result<(), String> {
         for effect in effects {
-            if self.random.once_in(600) {
+            let dies = self.plan.death == Death::Random && self.random.once_in(600);
+            if dies || !self.files.fuse.burn() {
                 self.crashed = true;
                 return Ok(());
             }
-            match effect {
-                Effect::Append { .. } | Effect::Sync | Effect::Checkpoint { .. } | Effect::FreeOutbox { .. } => {
-                    self.disk.queue.push_back(effect)
+            self.trace(|| match &effect {
+                Effect::Append { block, meta, .. } => format!("      → block {block} {meta:?}"),
+                Effect::Checkpoint { number, upto_record, outbox, .. } => {
+                    format!("      → checkpoint {number} {upto_record} {}", outbox.len())
                 }
+                Effect::Acknowledge { input, number } => format!("      → acknowledge {input} {number}"),
+                Effect::Log { message, .. } => format!("      → {message}"),
+                _ => "      →".into(),
+            });
+            match effect {
+                Effect::Append { ref bytes, ref meta, .. } => {
+                    self.committed.append(meta, bytes);
+                    self.disk.queue.push_back(effect);
+                }
+                Effect::Sync | Effect::Checkpoint { .. } | Effect::FreeOutbox { .. } => self.disk.queue.push_back(effect),
                 Effect::ReadOutbox { .. } => {
                     self.seen.outbox_reads += 1;
                     self.disk.queue.push_back(effect);
                 }
-                Effect::Acknowledge { number, .. } => self.promised = self.promised.max(number as usize),
-                Effect::Offer { output, lane, chunk, from, .. } => {
-                    let task = &mut self.outputs[usize::from(output)][lane as usize];
-                    if !std::mem::take(&mut task.wanted) {
-                        return Err(format!("output {output} was offered what it did not want"));
-                    }
-                    let bit = 1u64 << output;
-                    task.pending.extend((from..chunk.len()).filter(|i| chunk.route(*i) & bit != 0).map(|i| (Arc::clone(&chunk), i)));
-                }
+                Effect::Acknowledge { input, number } => self.acknowledge(usize::from(input), number),
+                Effect::Offer { output, lane, chunk, from, .. } => self.sinks[usize::from(output)].offer(lane, &chunk, from)?,
                 Effect::Arm { at } => self.armed = at,
-                Effect::Log { error: true, message } if !self.options.lying_sync => return Err(format!("logged: {message}")),
+                Effect::Log { error: true, message } if !self.plan.may_complain() => return Err(format!("logged: {message}")),
                 Effect::Recycle { .. } | Effect::Level { .. } | Effect::Log { .. } => {}
             }
         }
         Ok(())
+    }
+
+    /// A batch and all before it are safe: the source is told.
+    fn acknowledge(&mut self, input: usize, number: u64) {
+        self.promised = self.promised.max(number);
+        let told = std::mem::replace(&mut self.told[input], number);
+        let newer = self.committed.taken().rev().skip_while(|t| t.number > number).take_while(|t| t.number > told);
+        for taken in newer.filter(|t| t.input == input) {
+            self.sources[input].acknowledge(taken.item);
+        }
     }
 
     /// A batch of any input, or the end when there is none.
@@ -276,238 +376,38 @@ impl Simulator {
         if self.finished_at.is_some() {
             return Ok(());
         }
-        if self.next.iter().all(|n| *n >= self.options.batches) {
+        if self.sources.iter().all(Source::is_exhausted) {
             self.step(Event::Finish)?;
             self.finished_at = Some(self.core.ledger().records);
             return Ok(());
         }
         let input = self.random.below(INPUTS as u64) as usize;
-        if self.next[input] >= self.options.batches || !self.core.wants_batches() {
+        if !self.core.wants_batches() {
             return Ok(());
         }
-        let index = self.next[input];
-        self.next[input] += 1;
-        let mut batch = world::batch(self.options.seed, input, index);
-        if !std::mem::replace(&mut self.announced[input], true) {
-            world::names(input, &mut batch);
-        }
-        self.accepted.push((input, index, batch.counts.read));
-        batch.number = self.accepted.len() as u64;
+        let Some((taken, batch)) = self.sources[input].take(self.number + 1, &mut self.random) else { return Ok(()) };
+        self.number += 1;
+        self.seen.recognised += u64::from(!taken.fresh);
+        self.committed.take(taken);
         self.step(Event::Batch { input: input as u16, batch })
     }
 
-    /// An output asks, or writes and reports, or writes and reports later.
+    /// An output does something, unless it is away.
     fn output(&mut self) -> Result<(), String> {
-        let output = self.random.below(self.outputs.len() as u64) as usize;
-        let lane = Lane::ALL[self.random.below(2) as usize];
-        // An output may be away for a while.
-        let away = if self.options.bounded { 3 } else { 1 };
-        if (self.elapsed / 500_000_000 + output as i64) % 4 < away && self.finished_at.is_none() {
+        let output = self.random.below(self.sinks.len() as u64) as usize;
+        let away = if self.plan.bounded { 3 } else { 1 };
+        if (self.clock.elapsed / 500_000_000 + output as i64) % 4 < away && self.finished_at.is_none() {
             return Ok(());
         }
-        let task = &mut self.outputs[output][lane as usize];
-        if task.pending.len() < 20 && !task.wanted {
-            task.wanted = true;
-            return self.step(Event::Want { output: output as u16, lane });
-        }
-        let count = (1 + self.random.below(40) as usize).min(task.pending.len());
-        let mut counts = DeliveryCounts::default();
-        let mut upto = Identity::default();
-        for (chunk, index) in task.pending.drain(..count) {
-            upto = chunk.identity(index);
-            let content = content(&chunk, index, lane);
-            if let Some(before) = self.arrived[output].insert((lane, upto), content.clone()) {
-                self.seen.repeated += 1;
-                if self.options.knowing && output == 0 {
-                    return Err(format!("step {}: {upto:?} was sent again to an output that said it has it", self.seen.steps));
-                }
-                if before != content {
-                    return Err(format!("output {output}: {upto:?} was {before}, is {content}"));
-                }
+        let index = output as u16;
+        match self.sinks[output].act(&mut self.random)? {
+            Answer::None => Ok(()),
+            Answer::Failing => self.step(Event::Failing { output: index }),
+            Answer::Want(lane) => self.step(Event::Want { output: index, lane }),
+            Answer::Done { lane, upto, counts, token } => {
+                self.inbox.push_back(Event::Delivered { output: index, lane, upto, counts, token });
+                Ok(())
             }
-            if self.random.once_in(30) { counts.rejected += 1 } else { counts.delivered += 1 }
-        }
-        if count > 0 {
-            self.tokens[output] += 1;
-            self.inbox.push_back(Event::Delivered { output: output as u16, lane, upto, counts, token: self.tokens[output] });
-        }
-        Ok(())
-    }
-
-    /// Everything in memory is gone; what is on the disk is opened again.
-    fn recover(&mut self) -> Result<(), String> {
-        self.seen.crashes += 1;
-        self.crashed = false;
-        self.files.left.set(None);
-        if self.options.power_cuts && self.random.once_in(2) {
-            self.files.files.borrow_mut().crash();
-            self.boot = self.elapsed;
-        }
-        self.elapsed += self.random.below(1_000_000_000) as i64;
-        (self.disk, self.armed) = (Disk::default(), i64::MAX);
-        self.inbox.clear();
-        self.outputs.iter_mut().flatten().for_each(|task| *task = LaneTask::default());
-        self.announced = [false; INPUTS];
-        if self.random.once_in(8) {
-            self.files.left.set(Some(self.random.below(6) as u32));
-        }
-        let options = StoreOptions { journal_bytes_max: self.spec.storage.journal_bytes_max, new_id: 1 };
-        let (store, recovered) = match Store::open(self.files.clone(), &options) {
-            Ok(opened) => opened,
-            // Died while it was opened.
-            Err(_) if self.files.is_dead() => return Ok(()),
-            Err(error) => return Err(format!("can't be opened: {error}")),
-        };
-        self.files.left.set(None);
-        self.store = store;
-        let Recovered { checkpoint, blocks, outbox, damage } = recovered;
-        if !damage.is_empty() {
-            return Err(format!("step {}: damage: {damage:?}", self.seen.steps));
-        }
-        let outbox: Vec<_> = outbox.iter().map(core_found).collect();
-        self.core = match checkpoint {
-            Some(c) => Core::restore(Arc::clone(&self.spec), &c.state, &outbox, self.now()).map_err(|e| format!("state: {e}"))?,
-            None => Core::new(Arc::clone(&self.spec), self.now()),
-        };
-        for block in blocks {
-            self.core.replay(&core_meta(&block.meta), &block.bytes).map_err(|e| format!("block {:?}: {e}", block.meta))?;
-        }
-        self.check_recovered()?;
-        let mut effects = Vec::new();
-        self.core.start(self.now(), &mut effects);
-        if self.options.knowing {
-            // The first output keeps its place itself.
-            let last = |lane| self.arrived[0].keys().filter(|(l, _)| *l == lane).map(|(_, i)| *i).max().unwrap_or_default();
-            let (alerts, results) = (last(Lane::Alerts), last(Lane::Results));
-            self.core.set_output_cursor(0, OutputResume { alerts, results, token: self.tokens[0] });
-        }
-        self.perform(effects)
-    }
-
-    /// What was promised is there, nothing is there without what came before it, and the state is what it was at that record.
-    fn check_recovered(&mut self) -> Result<(), String> {
-        let ledger = self.core.ledger();
-        if std::env::var_os("WEIR_SIM_TRACE").is_some() {
-            eprintln!("{:>6} recovered at record {}", self.seen.steps, ledger.records);
-        }
-        let residues = ledger.residues();
-        if !residues.is_empty() {
-            return Err(format!("step {}: recovered: {residues:?}", self.seen.steps));
-        }
-        let mut left: Vec<u64> = ledger.inputs.iter().map(|i| i.counts.read).collect();
-        let mut kept = 0;
-        let mut survivors = [0; INPUTS];
-        for (at, (input, index, points)) in self.accepted.iter().enumerate() {
-            if left[*input] < *points {
-                left[*input] = 0;
-                continue;
-            }
-            if at != kept {
-                return Err(format!("batch {index} of input {input} survived, one before it did not"));
-            }
-            left[*input] -= points;
-            survivors[*input] = index + 1;
-            kept += 1;
-        }
-        if kept < self.promised {
-            return Err(format!("step {}: {} batches were promised, {kept} survived", self.seen.steps, self.promised));
-        }
-        self.accepted.truncate(kept);
-        for (input, survivors) in survivors.into_iter().enumerate() {
-            let resume = self.core.resume(input as u16);
-            let position = match input {
-                0 => resume.files.values().next().map_or(0, |f| f.offset),
-                1 => resume.messages.values().max().map_or(0, |hash| u64::from(*hash) + 1),
-                2 => resume.sequence.map_or(0, |(_, sequence)| sequence),
-                _ => continue,
-            };
-            if position != survivors as u64 {
-                return Err(format!("input {input} resumes at {position}, {survivors} batches survived"));
-            }
-            self.next[input] = survivors;
-        }
-        // A source goes on from where it is told: that is a promise.
-        self.promised = kept;
-        self.finished_at = self.finished_at.filter(|at| *at <= ledger.records);
-        if let Some(digest) = self.digests.get(&ledger.records) {
-            self.seen.digests += 1;
-            if *digest != self.core.digest() {
-                return Err(format!("step {}: state at record {} is not what it was", self.seen.steps, ledger.records));
-            }
-        }
-        self.digests.split_off(&(ledger.records + 1));
-        Ok(())
-    }
-
-    /// Everything arrived that arrives without crashes, and nothing else.
-    fn compare(&self) -> Result<(), String> {
-        let expected = undisturbed(&self.options, &self.accepted);
-        for ((output, expected), line) in expected.into_iter().enumerate().zip(self.core.ledger().outputs) {
-            let (have, want) = (self.arrived[output].len() as u64, expected.len() as u64);
-            let (mut missing, mut surplus) = (BTreeMap::<&str, i64>::new(), Vec::new());
-            expected.iter().for_each(|e| *missing.entry(e).or_default() += 1);
-            for arrived in self.arrived[output].values() {
-                match missing.get_mut(arrived.as_str()) {
-                    Some(left) if *left > 0 => *left -= 1,
-                    _ => surplus.push(arrived),
-                }
-            }
-            missing.retain(|_, left| *left > 0);
-            let expired = line.expired_bytes + line.expired_age + line.expired_disk;
-            if !surplus.is_empty() || want.saturating_sub(have) > expired || line.routed != want || (!self.options.bounded && expired > 0) {
-                let missing: Vec<_> = missing.keys().take(4).collect();
-                surplus.truncate(4);
-                return Err(format!("output {output}: {have} arrived, not {want}; missing {missing:#?}, surplus {surplus:#?}, {line:#?}"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What arrives at each output when nothing ever fails.
-fn undisturbed(options: &Options, accepted: &[(usize, usize, u64)]) -> Vec<Vec<String>> {
-    let spec = Arc::new(world::spec(options.durability));
-    let mut arrived = vec![Vec::new(); spec.outputs.len()];
-    let mut core = Core::new(Arc::clone(&spec), now(0, 0));
-    let mut events: VecDeque<Event> = VecDeque::new();
-    for output in 0..spec.outputs.len() as u16 {
-        events.extend(Lane::ALL.map(|lane| Event::Want { output, lane }));
-    }
-    let mut announced = [false; INPUTS];
-    let mut batches = accepted.iter().map(|(input, index, _)| {
-        let mut batch: Batch = world::batch(options.seed, *input, *index);
-        if !std::mem::replace(&mut announced[*input], true) {
-            world::names(*input, &mut batch);
-        }
-        batch.position = Position::None;
-        Event::Batch { input: *input as u16, batch }
-    });
-    let (mut elapsed, mut finished) = (0, false);
-    let mut effects = Vec::new();
-    core.start(now(0, 0), &mut effects);
-    loop {
-        for effect in effects.drain(..) {
-            match effect {
-                Effect::Append { block, .. } => events.push_back(Event::Durable { block, synced: true }),
-                Effect::Offer { output, lane, chunk, from, .. } => {
-                    let bit = 1u64 << output;
-                    let wanted: Vec<usize> = (from..chunk.len()).filter(|i| chunk.route(*i) & bit != 0).collect();
-                    arrived[usize::from(output)].extend(wanted.iter().map(|i| content(&chunk, *i, lane)));
-                    let counts = DeliveryCounts { delivered: wanted.len() as u64, ..DeliveryCounts::default() };
-                    let upto = chunk.identity(chunk.len() - 1);
-                    events.push_back(Event::Delivered { output, lane, upto, counts, token: 0 });
-                    events.push_back(Event::Want { output, lane });
-                }
-                _ => {}
-            }
-        }
-        elapsed += 1_000_000;
-        let event =
-            events.pop_front().or_else(|| batches.next()).or_else(|| (!std::mem::replace(&mut finished, true)).then_some(Event::Finish));
-        match event {
-            Some(event) => core.step(now(elapsed, 0), event, &mut effects),
-            None if core.is_idle() => return arrived,
-            None => core.step(now(elapsed, 0), Event::Time, &mut effects),
         }
     }
 }

@@ -14,11 +14,12 @@ use weir_plugin_api::{
     position::{FilePosition, MessageId},
 };
 
-/// Inputs; the last one can't send anything again.
-pub const INPUTS: usize = 4;
+/// Inputs: see [`Kind`].
+pub const INPUTS: usize = 6;
 /// Wall time at the beginning: readings lie before it.
 pub const EPOCH: i64 = 1_700_000_000_000_000_000;
-const MS: i64 = 1_000_000;
+/// Nanoseconds.
+pub const MS: i64 = 1_000_000;
 const SERIES: u64 = 3;
 
 /// splitmix64.
@@ -79,10 +80,10 @@ fn window(name: &str, every: i64, period: i64, filter: Filter) -> WindowSpec {
         aggregates: vec![Aggregate::Count, Aggregate::Sum, Aggregate::Last, Aggregate::Percentile(950)],
         lateness: 100 * MS,
         allowed_lateness: 0,
-        reemit_every: 1000 * MS,
+        reemit_every: 100 * MS,
         drop_original: true,
         name_override: Some(name.into()),
-        result_fields: false,
+        result_fields: true,
         time_is_end: false,
     }
 }
@@ -91,7 +92,9 @@ fn window(name: &str, every: i64, period: i64, filter: Filter) -> WindowSpec {
 pub fn spec(durability: Durability) -> EngineSpec {
     let output = |name: &str| OutputSpec { name: name.into(), alerts: true, results: true, ..OutputSpec::default() };
     let mut spec = EngineSpec {
-        inputs: (0..INPUTS).map(|i| InputSpec { name: format!("input{i}"), window_messages: if i == 1 { 8 } else { 0 } }).collect(),
+        inputs: (0..INPUTS)
+            .map(|i| InputSpec { name: format!("input{i}"), window_messages: if i == 1 { BROKER_WINDOW as u32 } else { 0 } })
+            .collect(),
         outputs: vec![
             // What the agent tells about itself depends on what went wrong: an undisturbed run has none of it.
             OutputSpec { filter: without_own_alerts(), ..output("all") },
@@ -124,7 +127,7 @@ pub fn spec(durability: Durability) -> EngineSpec {
     spec
 }
 
-/// Batch `index` of an input: the same for the same seed. Ids of names are those of [`names`].
+/// Item `index` of an input, a batch: the same for the same seed. Ids of names are those of [`names`].
 pub fn batch(seed: u64, input: usize, index: usize) -> Batch {
     let mut random = Random(seed ^ (input as u64) << 40 ^ (index as u64) << 8);
     let mut batch = Batch { position: position(seed, input, index), ..Batch::default() };
@@ -156,22 +159,70 @@ pub fn batch(seed: u64, input: usize, index: usize) -> Batch {
     batch
 }
 
-/// Series, partitions and fields an input announces with its first batch of a run.
+/// Series, partitions and fields an input announces with its first batch of a run. What is aggregated has a partition of its own.
 pub fn names(input: usize, batch: &mut Batch) {
     for series in 0..SERIES {
         let host = format!("h{input}");
         batch.new_series.push(Arc::new(Series::from_parts(&format!("m{series}"), &[("host", &host)])));
-        batch.new_partitions.push("".into());
+        batch.new_partitions.push(if series == 0 { "windowed".into() } else { "".into() });
     }
     batch.new_fields = ["a", "b", "t"].map(Arc::from).to_vec();
 }
 
-fn position(seed: u64, input: usize, index: usize) -> Position {
-    let index = index as u64;
-    match input {
-        0 => Position::Files(vec![FilePosition { path: "/f".into(), file: (1, seed), offset: index + 1, head: 7 }]),
-        1 => Position::Messages { session: 1, ids: vec![MessageId { id: (index % 500) as u16 + 1, hash: index as u32 }] },
-        2 => Position::Sequence { nonce: seed, sequence: index + 1 },
-        _ => Position::None,
+/// What a source is able to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file: read on from where it was left.
+    File,
+    /// A broker that sends again what was not acknowledged, at most [`BROKER_WINDOW`] messages.
+    Broker,
+    /// A microcontroller that numbers its frames.
+    Frames,
+    /// Polled: nothing is ever said again.
+    Polled,
+    /// A log with offsets.
+    Log,
+    /// Clients that ask again with the same key.
+    Keyed,
+}
+
+/// Messages a broker sends without an acknowledgement.
+pub const BROKER_WINDOW: usize = 8;
+/// Packet ids come round after this many messages.
+const PACKET_IDS: u64 = 24;
+
+/// What an input reads from.
+pub fn kind(input: usize) -> Kind {
+    [Kind::File, Kind::Broker, Kind::Frames, Kind::Polled, Kind::Log, Kind::Keyed][input]
+}
+
+/// Packet id and hash of an item of a broker.
+pub fn message(item: usize) -> MessageId {
+    MessageId { id: (item as u64 % PACKET_IDS) as u16 + 1, hash: item as u32 }
+}
+
+/// Key of a client's request.
+pub fn key(item: usize) -> String {
+    format!("key-{item}")
+}
+
+/// Partition of a log, and the offset in it.
+pub fn offset(item: usize) -> (String, u64) {
+    (format!("t/{}", item % 2), item as u64 / 2)
+}
+
+/// What a record says of item `item`.
+pub fn position(seed: u64, input: usize, item: usize) -> Position {
+    let next = item as u64 + 1;
+    match kind(input) {
+        Kind::File => Position::Files(vec![FilePosition { path: "/f".into(), file: (1, seed), offset: next, head: 7 }]),
+        Kind::Broker => Position::Messages { session: 1, ids: vec![message(item)] },
+        Kind::Frames => Position::Sequence { nonce: seed, sequence: next },
+        Kind::Polled => Position::None,
+        Kind::Log => {
+            let (partition, offset) = offset(item);
+            Position::Offsets(vec![(partition, offset + 1)])
+        }
+        Kind::Keyed => Position::Keys(vec![key(item)]),
     }
 }

@@ -1,0 +1,274 @@
+//! What must hold: the records that are committed, what the operators make of them without any interruption, and what the naive reference
+//! makes of them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use weir_engine::{
+    codec::record,
+    core::BlockMeta,
+    operators::{
+        Operators,
+        reference::{self, Reference},
+    },
+    record::Record,
+    results::Results,
+    series::SeriesTable,
+    spec::EngineSpec,
+};
+use weir_plugin_api::{Chunk, Identity, Lane, Value};
+
+use super::{sources::Taken, world};
+
+/// A result: where it belongs, and what it says.
+pub type Place = (Lane, Identity);
+
+/// A block the core handed to the disk.
+#[derive(Clone, Debug)]
+struct Block {
+    meta: BlockMeta,
+    bytes: Vec<u8>,
+    /// The batches in it.
+    taken: Vec<Taken>,
+}
+
+impl Block {
+    fn last(&self) -> u64 {
+        self.meta.first_record + u64::from(self.meta.records) - 1
+    }
+}
+
+/// The committed records: blocks as they were handed to the disk, without those that did not survive.
+#[derive(Debug, Default)]
+pub struct Committed {
+    blocks: Vec<Block>,
+    /// Batches in no block yet.
+    open: Vec<Taken>,
+}
+
+/// A point as text.
+pub fn content(chunk: &Chunk, index: usize, lane: Lane) -> String {
+    let point = chunk.point(index);
+    let fields: Vec<String> = point.fields().map(|(name, value)| format!("{name}={value:?}")).collect();
+    format!("{lane:?} {} {} {}", point.series().line(), fields.join(","), point.time())
+}
+
+impl Committed {
+    /// A batch was given to the core.
+    pub fn take(&mut self, taken: Taken) {
+        self.open.push(taken);
+    }
+
+    /// A block was handed to the disk.
+    pub fn append(&mut self, meta: &BlockMeta, bytes: &[u8]) {
+        self.blocks.push(Block { meta: meta.clone(), bytes: bytes.to_vec(), taken: std::mem::take(&mut self.open) });
+    }
+
+    /// The last record.
+    pub fn last(&self) -> u64 {
+        self.blocks.last().map_or(0, Block::last)
+    }
+
+    /// All batches, in the order of their records.
+    pub fn taken(&self) -> impl DoubleEndedIterator<Item = &Taken> {
+        self.blocks.iter().flat_map(|b| &b.taken).chain(&self.open)
+    }
+
+    /// After a crash `records` are left, without those in `lost`, first record and number. Says which batches are gone with them: those of
+    /// the tail and those in the middle, block by block.
+    ///
+    /// # Errors
+    /// When it isn't a whole number of blocks that was lost.
+    pub fn recovered(&mut self, records: u64, lost: &[(u64, u64)]) -> Result<[Vec<Vec<Taken>>; 2], String> {
+        let kept = self.blocks.partition_point(|b| b.meta.first_record <= records);
+        let mut tail: Vec<Vec<Taken>> = self.blocks.split_off(kept).into_iter().map(|b| b.taken).collect();
+        tail.push(std::mem::take(&mut self.open));
+        if self.last() != records && lost.is_empty() {
+            return Err(format!("recovered to record {records}, the last block ends with {}", self.last()));
+        }
+        let mut middle = Vec::new();
+        for (first, count) in lost {
+            let end = first + count;
+            let (within, partly) =
+                (|b: &Block| b.meta.first_record >= *first && b.last() < end, |b: &Block| b.meta.first_record < end && b.last() >= *first);
+            if let Some(block) = self.blocks.iter().find(|b| partly(b) && !within(b)) {
+                return Err(format!("{count} records from {first} on are said to be lost, a block has {:?}", block.meta));
+            }
+            self.blocks.retain_mut(|b| {
+                let gone = within(b);
+                middle.extend(gone.then(|| std::mem::take(&mut b.taken)));
+                !gone
+            });
+        }
+        Ok([tail, middle])
+    }
+
+    /// Applies every record, in order.
+    fn each(
+        &self,
+        spec: &EngineSpec,
+        mut apply: impl FnMut(u64, weir_engine::record::Stamp, &Record<'_>, &SeriesTable),
+    ) -> Result<(), String> {
+        let inputs: Vec<&str> = spec.inputs.iter().map(|i| i.name.as_str()).collect();
+        let outputs: Vec<&str> = spec.outputs.iter().map(|o| o.name.as_str()).collect();
+        let mut table = SeriesTable::new(spec.limits.series_max);
+        for block in &self.blocks {
+            record::decode(&block.meta, &block.bytes, 0, &mut table, &inputs, &outputs, &mut apply)
+                .map_err(|e| format!("block {:?}: {e}", block.meta))?;
+        }
+        Ok(())
+    }
+
+    /// Every result of the committed records, and the outputs it is for, as the operators make them in one go.
+    ///
+    /// # Errors
+    /// When a record can't be read back.
+    pub fn results(&self, spec: &Arc<EngineSpec>) -> Result<BTreeMap<Place, (String, u64)>, String> {
+        let mut all = BTreeMap::new();
+        let (mut operators, mut results) = (Operators::new(Arc::clone(spec)), Results::default());
+        self.each(spec, |sequence, stamp, record, table| {
+            if matches!(record, Record::Delivered { .. } | Record::Expired { .. }) {
+                return;
+            }
+            results.start_record(sequence);
+            operators.apply(stamp, record, table, &mut results);
+            for lane in Lane::ALL {
+                let chunk = results.take(lane);
+                all.extend((0..chunk.len()).map(|i| ((lane, chunk.identity(i)), (content(&chunk, i, lane), chunk.route(i)))));
+            }
+        })?;
+        Ok(all)
+    }
+
+    /// Every item of a source that can repeat itself was counted once, but for those that are `gone`.
+    ///
+    /// # Errors
+    /// What was counted twice or not at all.
+    pub fn check_items(&self, spec: &EngineSpec, items: usize, gone: &[Taken]) -> Result<(), String> {
+        let mut taken = self.taken();
+        let mut wrong = None;
+        self.each(spec, |sequence, _, record, _| {
+            let Record::Batch(batch) = record else { return };
+            let expected = taken.next();
+            let same = expected
+                .is_some_and(|t| t.input == usize::from(batch.input) && t.read == batch.counts.read && t.fresh == (batch.points > 0));
+            if !same && wrong.is_none() {
+                wrong = Some(format!("record {sequence} of input {} is not {expected:?}", batch.input));
+            }
+        })?;
+        if let Some(wrong) = wrong {
+            return Err(wrong);
+        }
+        for input in 0..world::INPUTS {
+            let mut times = vec![0; items];
+            self.taken().filter(|t| t.input == input && t.fresh).for_each(|t| times[t.item] += 1);
+            let may_miss = |item| world::kind(input) == world::Kind::Polled || gone.iter().any(|t| (t.input, t.item) == (input, item));
+            if let Some(item) = (0..items).find(|item| times[*item] > 1 || times[*item] == 0 && !may_miss(*item)) {
+                return Err(format!("item {item} of input {input} was counted {} times", times[item]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Windows as the naive reference has them are those the operators emit: `results` is what [`Committed::results`] said.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn check_windows(&self, spec: &EngineSpec, results: &BTreeMap<Place, (String, u64)>) -> Result<(), String> {
+        for window in &spec.windows {
+            let name = window.name.clone();
+            let mut naive = Reference::new(window.clone(), spec.time.clone());
+            let mut wanted = Vec::new();
+            self.each(spec, |_, stamp, record, table| {
+                let points = if let Record::Batch(batch) = record { numeric(batch, table) } else { Vec::new() };
+                if !matches!(record, Record::Delivered { .. } | Record::Expired { .. }) {
+                    naive.record(stamp.observed, &points);
+                }
+                if matches!(record, Record::Finish) {
+                    naive.finish();
+                }
+                wanted.extend(naive.take().iter().map(line));
+            })?;
+            // Late points keep the measurement they came with.
+            let prefix = format!("{:?} {name},", Lane::Results);
+            let got: Vec<&str> = results.values().map(|r| r.0.as_str()).filter(|r| r.starts_with(&prefix)).collect();
+            for at in 0..got.len().max(wanted.len()) {
+                let (got, wanted) = (got.get(at).copied().unwrap_or("nothing"), wanted.get(at).map_or("nothing", String::as_str));
+                if !alike(got, wanted) {
+                    return Err(format!("window {name}, result {at}: {got} is not {wanted}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The points of a batch a window takes.
+fn numeric(batch: &weir_engine::record::BatchRecord<'_>, table: &SeriesTable) -> Vec<reference::Point> {
+    let mut points: Vec<reference::Point> = Vec::new();
+    for cell in batch.cells {
+        let entry = &table.entries()[cell.series as usize];
+        if entry.series.measurement() != "m0" {
+            continue;
+        }
+        if cell.starts_point() {
+            let partition = format!("{} {}", batch.input, table.partitions()[entry.partition as usize].name);
+            points.push(reference::Point { partition, series: (*entry.series).clone(), time: cell.time, fields: Vec::new() });
+        }
+        if let (Some(point), Some(value)) = (points.last_mut(), cell.as_f64()) {
+            point.fields.push((table.fields()[usize::from(cell.field)].to_string(), value));
+        }
+    }
+    points
+}
+
+/// An outcome of the reference as [`content`] would write it.
+fn line(outcome: &reference::Outcome) -> String {
+    let mut fields: Vec<String> = Vec::new();
+    for (name, value) in &outcome.fields {
+        let value =
+            if name.ends_with("_count") { format!("{:?}", Value::Int(*value as i64)) } else { format!("{:?}", Value::Float(*value)) };
+        fields.push(format!("{name}={value}"));
+    }
+    fields.push(format!("complete={:?}", Value::Bool(outcome.complete)));
+    fields.push(format!("revision={:?}", Value::Int(i64::from(outcome.revision))));
+    format!("{:?} {} {} {}", Lane::Results, outcome.series, fields.join(","), outcome.start)
+}
+
+/// Whether two results are the same but for the rounding of sums and of the percentiles of many values.
+fn alike(a: &str, b: &str) -> bool {
+    if a == b {
+        return true;
+    }
+    let split = |text: &str| text.split([' ', ',']).map(str::to_owned).collect::<Vec<_>>();
+    let (a, b) = (split(a), split(b));
+    let float = |text: &str| text.split_once("=Float(").and_then(|(_, v)| v.trim_end_matches(')').parse::<f64>().ok());
+    a.len() == b.len()
+        && a.iter().zip(&b).all(|(a, b)| match (float(a), float(b)) {
+            (Some(x), Some(y)) => {
+                let tolerance = if a.contains("_p95=") { 0.011 } else { 1e-9 };
+                a.split('=').next() == b.split('=').next() && (x - y).abs() <= tolerance * (1.0 + x.abs().max(y.abs()))
+            }
+            _ => a == b,
+        })
+}
+
+/// A window's result is only ever replaced by one of as many points or more: `results` in the order of their identities.
+///
+/// # Errors
+/// The first result that takes something back.
+pub fn check_replacements<'a>(results: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    let mut counts: BTreeMap<(String, String), (i64, &str)> = BTreeMap::new();
+    for result in results.filter(|r| r.contains("complete=")) {
+        let mut words = result.split(' ').skip(1);
+        let (Some(series), Some(fields), Some(time)) = (words.next(), words.next(), words.next()) else { continue };
+        for field in fields.split(',').filter(|f| f.contains("_count=")) {
+            let Some((name, count)) = field.split_once("=Int(") else { continue };
+            let count: i64 = count.trim_end_matches(')').parse().unwrap_or(0);
+            let before = counts.insert((format!("{series} {time}"), name.to_owned()), (count, result));
+            if let Some((more, before)) = before.filter(|(more, _)| *more > count) {
+                return Err(format!("{before} with {more} points was replaced by {result}"));
+            }
+        }
+    }
+    Ok(())
+}

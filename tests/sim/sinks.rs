@@ -1,0 +1,170 @@
+//! Where results go: outputs that are away, answer partly, too late or not at all, and refuse some points.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use weir_engine::record::DeliveryCounts;
+use weir_plugin_api::{Chunk, Identity, Lane, plugin::OutputResume};
+
+use super::{
+    oracle::{Place, content},
+    world::Random,
+};
+
+/// Points of one lane at an output.
+#[derive(Default)]
+struct Task {
+    wanted: bool,
+    pending: VecDeque<(Arc<Chunk>, usize)>,
+}
+
+/// What an output has to say.
+#[derive(Debug)]
+pub enum Answer {
+    /// Nothing.
+    None,
+    /// A write did not get through.
+    Failing,
+    /// It is ready for more of a lane.
+    Want(Lane),
+    /// It is done with some points.
+    Done {
+        /// Lane.
+        lane: Lane,
+        /// Last one.
+        upto: Identity,
+        /// What happened to them.
+        counts: DeliveryCounts,
+        /// How often it answered.
+        token: u64,
+    },
+}
+
+/// One output and what is behind it.
+pub struct Sink {
+    index: u16,
+    /// It writes down with the points how far it got, and is asked at start.
+    pub knowing: bool,
+    /// An edge action, which may find a transition too old.
+    edge: bool,
+    /// Numbers points as they come: a planted bug. The next number.
+    running: Option<u64>,
+    lanes: [Task; 2],
+    /// Results of records up to here may come to be others: damage has changed their causes.
+    pub disturbed: u64,
+    /// What arrived.
+    pub arrived: BTreeMap<Place, String>,
+    /// Points that arrived again.
+    pub repeated: u64,
+    token: u64,
+}
+
+impl Sink {
+    /// An output that nothing was sent to.
+    pub fn new(index: u16, knowing: bool, edge: bool, running: bool) -> Self {
+        Self {
+            index,
+            knowing,
+            edge,
+            running: running.then_some(0),
+            lanes: Default::default(),
+            disturbed: 0,
+            arrived: BTreeMap::new(),
+            repeated: 0,
+            token: 0,
+        }
+    }
+
+    /// The agent starts again; so many points were settled.
+    pub fn restart(&mut self, settled: u64) {
+        self.lanes = Default::default();
+        self.running = self.running.map(|_| settled);
+    }
+
+    /// What it has, where it knows.
+    pub fn resume(&self) -> OutputResume {
+        let last = |lane| self.arrived.keys().filter(|(l, _)| *l == lane).map(|(_, i)| *i).max().unwrap_or_default();
+        OutputResume { alerts: last(Lane::Alerts), results: last(Lane::Results), token: self.token }
+    }
+
+    /// Whether it is waiting for nothing.
+    pub fn is_idle(&self) -> bool {
+        self.lanes.iter().all(|task| task.pending.is_empty())
+    }
+
+    /// The core offers what was wanted.
+    ///
+    /// # Errors
+    /// When nothing was.
+    pub fn offer(&mut self, lane: Lane, chunk: &Arc<Chunk>, from: usize) -> Result<(), String> {
+        let task = &mut self.lanes[lane as usize];
+        if !std::mem::take(&mut task.wanted) {
+            return Err(format!("output {} was offered what it did not want", self.index));
+        }
+        let bit = 1u64 << self.index;
+        task.pending.extend((from..chunk.len()).filter(|i| chunk.route(*i) & bit != 0).map(|i| (Arc::clone(chunk), i)));
+        Ok(())
+    }
+
+    /// It asks, or writes and answers, or writes and is not heard, or does not answer in time.
+    ///
+    /// # Errors
+    /// When a point comes again that it said it has, or says something else than before.
+    pub fn act(&mut self, random: &mut Random) -> Result<Answer, String> {
+        let lane = Lane::ALL[random.below(2) as usize];
+        let task = &mut self.lanes[lane as usize];
+        if task.pending.len() < 20 && !task.wanted {
+            task.wanted = true;
+            return Ok(Answer::Want(lane));
+        }
+        let count = (1 + random.below(40) as usize).min(task.pending.len());
+        if count == 0 {
+            return Ok(Answer::None);
+        }
+        if random.once_in(16) {
+            // It timed out before anything was written.
+            return Ok(Answer::Failing);
+        }
+        let unheard = !self.knowing && self.running.is_none() && random.once_in(12);
+        let batch: Vec<(Arc<Chunk>, usize)> = task.pending.iter().take(count).cloned().collect();
+        for (chunk, index) in &batch {
+            self.write(lane, chunk, *index)?;
+        }
+        if unheard {
+            // The connection breaks before the answer: all of it will be sent again.
+            return Ok(Answer::Failing);
+        }
+        self.lanes[lane as usize].pending.drain(..count);
+        let mut counts = DeliveryCounts::default();
+        for _ in &batch {
+            match random.below(30) {
+                0 => counts.rejected += 1,
+                1 if self.edge => counts.expired_stale += 1,
+                _ => counts.delivered += 1,
+            }
+        }
+        self.token += 1;
+        let upto = batch.last().map_or_else(Identity::default, |(chunk, index)| chunk.identity(*index));
+        Ok(Answer::Done { lane, upto, counts, token: self.token })
+    }
+
+    fn write(&mut self, lane: Lane, chunk: &Chunk, index: usize) -> Result<(), String> {
+        let mut identity = chunk.identity(index);
+        if let Some(running) = &mut self.running {
+            identity = Identity { record: *running, ordinal: 0 };
+            *running += 1;
+        }
+        let content = content(chunk, index, lane);
+        let Some(before) = self.arrived.insert((lane, identity), content.clone()) else { return Ok(()) };
+        self.repeated += 1;
+        if self.knowing {
+            return Err(format!("{identity:?} was sent again to output {}, which said it has it", self.index));
+        }
+        if before != content && identity.record > self.disturbed {
+            return Err(format!("output {}: {identity:?} was {before}, is {content}", self.index));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,199 @@
+//! What inputs read from: sources that send again, in another order and twice, and lose acknowledgements; and the part of an input that
+//! tells what is new.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use weir_plugin_api::{Batch, InputCounts, Position, Resume};
+
+use super::world::{self, BROKER_WINDOW, Kind, Random};
+
+/// A batch that was taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Its number, increasing.
+    pub number: u64,
+    /// The input.
+    pub input: usize,
+    /// Which of its items.
+    pub item: usize,
+    /// Whether it was new, as the input saw it.
+    pub fresh: bool,
+    /// Points read.
+    pub read: u64,
+}
+
+/// One source and the input that reads from it.
+#[derive(Debug)]
+pub struct Source {
+    input: usize,
+    kind: Kind,
+    seed: u64,
+    /// Items there are.
+    items: usize,
+    /// The next one that was never sent.
+    next: usize,
+    /// Sent and, as far as the source knows, not taken.
+    unacknowledged: BTreeSet<usize>,
+    /// To be sent again.
+    again: VecDeque<usize>,
+    /// Acknowledgements the source has not seen yet.
+    on_the_way: Vec<usize>,
+    /// What the input has taken: dies with it and comes back from the core.
+    known: Resume,
+    announced: bool,
+    /// Takes a redelivery for something new: a planted bug.
+    forgetful: bool,
+}
+
+impl Source {
+    /// A source with this many items.
+    pub fn new(input: usize, seed: u64, items: usize, forgetful: bool) -> Self {
+        Self {
+            input,
+            kind: world::kind(input),
+            seed,
+            items,
+            next: 0,
+            unacknowledged: BTreeSet::new(),
+            again: VecDeque::new(),
+            on_the_way: Vec::new(),
+            known: Resume::default(),
+            announced: false,
+            forgetful,
+        }
+    }
+
+    /// Whether every item was sent and taken at least once.
+    pub fn is_exhausted(&self) -> bool {
+        match self.kind {
+            Kind::File => self.file_offset() >= self.items,
+            Kind::Log => (0..self.items).all(|item| self.is_known(item)),
+            Kind::Frames => self.known.sequence.map_or(0, |(_, s)| s) as usize >= self.items,
+            Kind::Polled => self.next >= self.items,
+            Kind::Broker | Kind::Keyed => self.next >= self.items && self.unacknowledged.is_empty(),
+        }
+    }
+
+    /// The agent starts, and this is where it stood.
+    pub fn restart(&mut self, resume: &Resume, random: &mut Random) {
+        self.known = resume.clone();
+        self.announced = false;
+        self.reconnect(random);
+    }
+
+    /// The connection breaks: acknowledgements on their way are lost, what was not acknowledged is sent again.
+    pub fn reconnect(&mut self, random: &mut Random) {
+        self.on_the_way.clear();
+        self.again = self.unacknowledged.iter().copied().collect();
+        // A broker keeps the order; clients each ask for themselves, and a bad line mixes frames up.
+        let mixes = matches!(self.kind, Kind::Keyed | Kind::Frames);
+        if mixes && self.again.len() > 1 && random.once_in(2) {
+            let (a, b) = (random.below(self.again.len() as u64) as usize, random.below(self.again.len() as u64) as usize);
+            self.again.swap(a, b);
+        }
+    }
+
+    /// The source has been told of what is on its way.
+    pub fn arrive(&mut self) {
+        for item in self.on_the_way.drain(..) {
+            self.unacknowledged.remove(&item);
+        }
+    }
+
+    /// The core says that an item is safe.
+    pub fn acknowledge(&mut self, item: usize) {
+        if self.unacknowledged.contains(&item) {
+            self.on_the_way.push(item);
+        }
+    }
+
+    /// What the input makes of what comes next, if anything does.
+    pub fn take(&mut self, number: u64, random: &mut Random) -> Option<(Taken, Batch)> {
+        let (item, again) = self.send(random)?;
+        let mut batch = world::batch(self.seed, self.input, item);
+        let read = batch.counts.read;
+        let known = again && self.is_known(item);
+        if self.kind == Kind::Frames && !known && !self.is_next_frame(item) {
+            // The device will send it again in its turn.
+            return None;
+        }
+        let fresh = !known || self.forgetful;
+        if fresh {
+            self.known.apply(&batch.position);
+            if !std::mem::replace(&mut self.announced, true) {
+                world::names(self.input, &mut batch);
+            }
+        } else {
+            batch = Batch {
+                position: Position::None,
+                counts: InputCounts { read, duplicate: read, ..InputCounts::default() },
+                ..Batch::default()
+            };
+        }
+        batch.number = number;
+        Some((Taken { number, input: self.input, item, fresh, read }, batch))
+    }
+
+    /// The next item on the wire, and whether it may have been there before.
+    fn send(&mut self, random: &mut Random) -> Option<(usize, bool)> {
+        let window = match self.kind {
+            Kind::File => return Some((self.file_offset(), false)).filter(|(item, _)| *item < self.items),
+            Kind::Polled => {
+                self.next += 1;
+                return Some((self.next - 1, false)).filter(|(item, _)| *item < self.items);
+            }
+            Kind::Log => {
+                let partition = random.below(2) as usize;
+                let item = (0..self.items).skip(partition).step_by(2).find(|item| !self.is_known(*item))?;
+                return Some((item, false));
+            }
+            Kind::Broker => BROKER_WINDOW,
+            Kind::Frames => 6,
+            Kind::Keyed => 4,
+        };
+        if let Some(item) = self.again.pop_front() {
+            if self.kind == Kind::Frames && random.once_in(8) {
+                // Twice, perhaps late.
+                self.again.push_back(item);
+            }
+            return Some((item, true));
+        }
+        let fresh = self.next < self.items && self.unacknowledged.len() < window;
+        if fresh {
+            self.next += 1;
+            self.unacknowledged.insert(self.next - 1);
+            // What a bad line loses is sent again like the rest.
+            return if self.kind == Kind::Frames && random.once_in(10) { None } else { Some((self.next - 1, self.kind == Kind::Frames)) };
+        }
+        if self.kind != Kind::Broker && random.once_in(20) {
+            // Waited long enough.
+            self.reconnect(random);
+        }
+        None
+    }
+
+    fn file_offset(&self) -> usize {
+        self.known.files.values().next().map_or(0, |f| f.offset as usize)
+    }
+
+    fn is_next_frame(&self, item: usize) -> bool {
+        self.known.sequence.map_or(0, |(_, sequence)| sequence) == item as u64
+    }
+
+    /// Whether the input recognises an item that may have been sent before.
+    fn is_known(&self, item: usize) -> bool {
+        match self.kind {
+            Kind::Broker => {
+                let message = world::message(item);
+                self.known.messages.get(&message.id) == Some(&message.hash)
+            }
+            Kind::Frames => self.known.sequence.is_some_and(|(_, sequence)| (item as u64) < sequence),
+            Kind::Keyed => self.known.keys.contains(&world::key(item)),
+            Kind::Log => {
+                let (partition, offset) = world::offset(item);
+                self.known.offsets.get(&partition).is_some_and(|next| *next > offset)
+            }
+            Kind::File | Kind::Polled => false,
+        }
+    }
+}
