@@ -133,7 +133,7 @@ fn windows(c: &mut Criterion) {
                     let mut operators = Operators::new(Arc::clone(&spec));
                     let mut results = Results::default();
                     results.start_record(1);
-                    let clock = Record::Clock { offset: 0, quality: ClockQuality::Synced };
+                    let clock = Record::Clock { offset: 0, quality: ClockQuality::Synced, boot: 0 };
                     operators.apply(Stamp { observed: 0, steady: 3600 * SECOND }, &clock, &table, &mut results);
                     // The first second makes the groups and their panes.
                     let warm = batches.len() / 60 + 1;

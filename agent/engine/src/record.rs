@@ -80,6 +80,14 @@ pub enum Record<'a> {
         offset: i64,
         /// How far to believe it.
         quality: ClockQuality,
+        /// Which boot of the machine it was made in: a number no other boot has, 0 if nobody knows. Steady times of two boots have no
+        /// relation.
+        boot: u64,
+    },
+    /// The configuration changed: what follows was made under this one. The last record of its block.
+    Config {
+        /// As [`crate::spec::EngineSpec::to_bytes`] has it.
+        spec: &'a [u8],
     },
     /// All finite inputs have ended: every watermark goes to +∞.
     Finish,

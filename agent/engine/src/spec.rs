@@ -1,11 +1,16 @@
 //! What the configuration asks of the engine, checked, in plain types and nanoseconds.
+//!
+//! The journal and every checkpoint hold it too, as JSON, so that records are replayed under the configuration they were made under. A
+//! field that is added must say what its absence means: that of an agent which did not have it yet.
 
+use serde::{Deserialize, Serialize};
 use weir_plugin_api::filter::Filter;
 
 use crate::operators::expr::Expr;
 
 /// Everything.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EngineSpec {
     /// Inputs in the order of the configuration: their index is the id in records.
     pub inputs: Vec<InputSpec>,
@@ -29,8 +34,46 @@ pub struct EngineSpec {
     pub global_tags: Vec<(String, String)>,
 }
 
+/// Version of the form [`EngineSpec::to_bytes`] gives: another one is not read.
+const VERSION: u8 = 1;
+
+/// Bytes hold no configuration this version understands.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// Written by another version.
+    #[error("a configuration of version {0}, this one reads {VERSION}")]
+    Version(u8),
+    /// Not what it should be.
+    #[error("a stored configuration that can't be read")]
+    Damaged(#[from] serde_json::Error),
+}
+
+impl EngineSpec {
+    /// As the journal and checkpoints keep it. It holds no secret: what plugins are told is not part of it.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        // Maps with text for keys, numbers and lists only: there is nothing it could refuse.
+        if serde_json::to_writer(&mut out, self).is_err() {
+            out.truncate(1);
+        }
+        out
+    }
+
+    /// The reverse of [`EngineSpec::to_bytes`].
+    ///
+    /// # Errors
+    /// See [`SpecError`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, SpecError> {
+        match bytes.split_first() {
+            Some((&VERSION, json)) => Ok(serde_json::from_slice(json)?),
+            other => Err(SpecError::Version(other.map_or(0, |(version, _)| *version))),
+        }
+    }
+}
+
 /// One input.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct InputSpec {
     /// Unique and stable: state is kept under it.
     pub name: String,
@@ -39,7 +82,8 @@ pub struct InputSpec {
 }
 
 /// One output or edge action.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct OutputSpec {
     /// Unique and stable: cursors are kept under it.
     pub name: String,
@@ -60,7 +104,8 @@ pub struct OutputSpec {
 }
 
 /// One level action.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LevelSpec {
     /// Unique and stable.
     pub name: String,
@@ -69,7 +114,7 @@ pub struct LevelSpec {
 }
 
 /// One `[[windows]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WindowSpec {
     /// Unique and stable: state is kept under it and a hash of what gives it meaning.
     pub name: String,
@@ -104,7 +149,7 @@ pub struct WindowSpec {
 }
 
 /// One aggregate.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Aggregate {
     /// Number of values, an integer.
     Count,
@@ -151,7 +196,7 @@ impl Aggregate {
 }
 
 /// One `[[alerts]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AlertSpec {
     /// Unique and stable.
     pub name: String,
@@ -178,7 +223,8 @@ pub struct AlertSpec {
 }
 
 /// Alerts the agent raises about itself: see [`crate::record::Condition`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct AgentAlertSpec {
     /// Written into the `severity` tag.
     pub severity: String,
@@ -195,7 +241,8 @@ impl Default for AgentAlertSpec {
 }
 
 /// `[time]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TimeSpec {
     /// A partition without a point for this long (observed axis) is idle.
     pub idle_after: i64,
@@ -214,7 +261,8 @@ impl Default for TimeSpec {
 }
 
 /// `[limits]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Limits {
     /// Series in the whole agent.
     pub series_max: usize,
@@ -244,7 +292,7 @@ impl Default for Limits {
 }
 
 /// What is acknowledged when.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Durability {
     /// After fdatasync.
     #[default]
@@ -256,7 +304,7 @@ pub enum Durability {
 }
 
 /// What a failed disk does to intake.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnStorageFailure {
     /// Stop acknowledging.
     #[default]
@@ -266,7 +314,8 @@ pub enum OnStorageFailure {
 }
 
 /// `[storage]`, as far as the core decides it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StorageSpec {
     /// Mode.
     pub durability: Durability,

@@ -235,6 +235,8 @@ fn recover(config: &Config, directory: &Path, clock: &SystemClock) -> Result<(St
             core.note_damage(damage.records, damage.points);
         }
     }
+    core.set_boot(clock.boot());
+    core.adopt();
     if replayed > 0 {
         tracing::info!(blocks = replayed, "journal replayed");
     }

@@ -13,6 +13,8 @@ use weir_plugin_api::time::{Clock, SECOND};
 const BUILD_DATE: i64 = 1_767_225_600 * SECOND;
 /// systemd-timesyncd touches this file once the clock is synchronised (systemd-timesyncd.service(8)).
 const SYNCHRONIZED: &str = "/run/systemd/timesync/synchronized";
+/// What tells this boot from all others.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How often that file is looked for.
 const LOOK_EVERY: i64 = 10 * SECOND;
 
@@ -33,6 +35,13 @@ impl SystemClock {
     pub fn now(&self) -> Now {
         let (steady, wall) = (self.steady(), self.wall());
         Now { steady, wall, quality: self.quality(steady, wall) }
+    }
+
+    /// A number for this boot of the machine, of the kernel's random id (random(4)); 0 where there is none.
+    pub fn boot(&self) -> u64 {
+        let id = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+        let digits = id.trim().replace('-', "");
+        u128::from_str_radix(&digits, 16).map_or(0, |id| (id >> 64) as u64 ^ id as u64)
     }
 
     fn quality(&self, steady: i64, wall: i64) -> ClockQuality {

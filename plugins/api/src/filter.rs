@@ -6,15 +6,32 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     options::{OptionSpec, Section},
     series::SeriesParts,
 };
 
 /// A glob pattern: `*`, `?`, `[a-z]`, `[!a-z]`, `{a,b}`, `\` before a literal character.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Kept and written as its alternatives, braces expanded: reading them back expands nothing again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<String>", into = "Vec<String>")]
 pub struct Glob {
     alternatives: Vec<Vec<char>>,
+}
+
+impl From<Vec<String>> for Glob {
+    fn from(alternatives: Vec<String>) -> Self {
+        Self { alternatives: alternatives.iter().map(|a| a.chars().collect()).collect() }
+    }
+}
+
+impl From<Glob> for Vec<String> {
+    fn from(glob: Glob) -> Self {
+        glob.alternatives.iter().map(|a| a.iter().collect()).collect()
+    }
 }
 
 impl Glob {
@@ -142,7 +159,7 @@ fn one(pattern: &[char], c: char) -> Option<usize> {
 }
 
 /// Several patterns, of which any may match.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Globs(Vec<Glob>);
 
 impl Globs {
@@ -188,7 +205,8 @@ crate::options! {
 }
 
 /// The filters of one plugin, window, alert or output.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Filter {
     name_pass: Globs,
     name_drop: Globs,

@@ -24,6 +24,9 @@ const FINISH: u8 = 4;
 const DELIVERED: u8 = 5;
 const EXPIRED: u8 = 6;
 const CONDITION: u8 = 7;
+/// With the boot; [`CLOCK`] is what was written before there was one.
+const CLOCK_OF_BOOT: u8 = 8;
+const CONFIG: u8 = 9;
 
 /// Indexes within the open block, by id of the engine's table; valid when the stamp is the block's.
 #[derive(Default)]
@@ -91,7 +94,8 @@ impl BlockBuilder {
         let tag = match record {
             Record::Batch(_) => BATCH,
             Record::Tick => TICK,
-            Record::Clock { .. } => CLOCK,
+            Record::Clock { .. } => CLOCK_OF_BOOT,
+            Record::Config { .. } => CONFIG,
             Record::Finish => FINISH,
             Record::Delivered { .. } => DELIVERED,
             Record::Expired { .. } => EXPIRED,
@@ -104,10 +108,12 @@ impl BlockBuilder {
         match record {
             Record::Batch(batch) => self.batch(batch, stamp),
             Record::Tick | Record::Finish => {}
-            Record::Clock { offset, quality } => {
+            Record::Clock { offset, quality, boot } => {
                 put_i64(&mut self.body, *offset);
                 self.body.push(*quality as u8);
+                self.body.extend_from_slice(&boot.to_le_bytes());
             }
+            Record::Config { spec } => put_bytes(&mut self.body, spec),
             Record::Delivered { output, lane, upto, counts, token } => {
                 put_u64(&mut self.body, u64::from(*output));
                 self.body.push(*lane as u8);
@@ -236,10 +242,15 @@ pub fn decode(
         match tag {
             TICK => emit(&Record::Tick),
             FINISH => emit(&Record::Finish),
-            CLOCK => {
+            CLOCK | CLOCK_OF_BOOT => {
                 let offset = reader.i64()?;
                 let quality = quality(reader.u8()?)?;
-                emit(&Record::Clock { offset, quality });
+                let boot = if tag == CLOCK { 0 } else { fixed(&mut reader)? };
+                emit(&Record::Clock { offset, quality, boot });
+            }
+            CONFIG => {
+                let length = reader.count()?;
+                emit(&Record::Config { spec: reader.take(length)? });
             }
             DELIVERED => {
                 let output = output_id(reader.u64()?);
@@ -314,6 +325,12 @@ pub fn names_in(bytes: &[u8]) -> Result<[Vec<&str>; 2], Damaged> {
         }
     }
     Ok(lists)
+}
+
+/// A number that is not small.
+fn fixed(reader: &mut Reader<'_>) -> Result<u64, Damaged> {
+    let bytes = <[u8; 8]>::try_from(reader.take(8)?).map_err(|_| Damaged("it ends early"))?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 fn names(reader: &mut Reader<'_>, today: &[&str]) -> Result<Vec<u16>, Damaged> {

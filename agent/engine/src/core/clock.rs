@@ -23,6 +23,8 @@ pub struct ClockState {
     pub quality: ClockQuality,
     /// Whether anything was recorded in this run.
     known: bool,
+    /// Which boot this is; 0: nobody knows.
+    pub boot: u64,
     recorded_at: i64,
     /// Wall time of the last record, of those made while it could be believed.
     pub wall_last: i64,

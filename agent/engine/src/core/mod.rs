@@ -16,6 +16,7 @@ mod checkpoint;
 pub mod clock;
 mod commit;
 mod condition;
+mod configuration;
 mod deliver;
 pub mod ledger;
 mod pace;
@@ -309,7 +310,12 @@ pub(crate) struct InputState {
 
 /// The core: see the module.
 pub struct Core {
+    /// In force: what the state belongs to.
     spec: Arc<EngineSpec>,
+    /// What it was started with: in force once everything is replayed.
+    configured: Arc<EngineSpec>,
+    /// The state or the journal says which one is in force.
+    spec_known: bool,
     table: SeriesTable,
     operators: Operators,
     results: Results,

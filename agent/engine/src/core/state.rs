@@ -27,7 +27,9 @@ use crate::{
 };
 
 /// Version of the state's format.
-pub(super) const VERSION: u64 = 2;
+const VERSION: u64 = 3;
+/// The one before did not say which configuration it belongs to.
+const VERSION_WITHOUT_SPEC: u64 = 2;
 
 /// Why a state can't be restored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,21 +88,31 @@ impl Core {
             last_observed: 0,
             pace: vec![Pace::start(now.steady); outputs],
             held_until: None,
+            configured: Arc::clone(&spec),
+            spec_known: false,
             spec,
         }
     }
 
-    /// Back from a checkpoint's state; `outbox` is what the store found.
+    /// Back from a checkpoint's state; `outbox` is what the store found. The configuration the state belongs to is in force while the journal
+    /// is replayed, `spec` from [`Core::adopt`] on.
     ///
     /// # Errors
     /// See [`StateError`].
     pub fn restore(spec: Arc<EngineSpec>, state: &[u8], outbox: &[FoundBlock], now: Now) -> Result<Self, StateError> {
-        let mut core = Self::new(Arc::clone(&spec), now);
         let mut reader = Reader::new(state);
-        let version = reader.u64()?;
-        if version != VERSION {
-            return Err(StateError::Version(version));
-        }
+        let own = own_spec(&mut reader)?;
+        let (configured, mut unreadable) = (spec, None);
+        let spec = match own.map(EngineSpec::from_bytes) {
+            Some(Ok(own)) => Arc::new(own),
+            Some(Err(error)) => {
+                unreadable = Some(format!("the state belongs to {error}: what follows it is replayed under the one of today"));
+                Arc::clone(&configured)
+            }
+            None => Arc::clone(&configured),
+        };
+        let mut core = Self::new(Arc::clone(&spec), now);
+        (core.configured, core.spec_known) = (configured, own.is_some() && unreadable.is_none());
         core.next_record = reader.u64()?;
         core.checkpoint.number = reader.u64()?;
         let observed = reader.i64()?;
@@ -122,7 +134,7 @@ impl Core {
         core.restore_outputs(&mut reader, outbox)?;
         let (operators, dropped) = Operators::restore(spec, reader.take(reader.left())?, &mut core.table)?;
         core.operators = operators;
-        core.dropped = dropped;
+        core.dropped = unreadable.into_iter().chain(dropped).collect();
         Ok(core)
     }
 
@@ -196,6 +208,7 @@ impl Core {
     pub(super) fn snapshot(&self, now: Now) -> Vec<u8> {
         let mut out = Vec::new();
         put_u64(&mut out, VERSION);
+        put_bytes(&mut out, &self.spec.to_bytes());
         put_u64(&mut out, self.next_record);
         put_u64(&mut out, self.checkpoint.number);
         put_i64(&mut out, self.clock.observed(now));
@@ -255,6 +268,12 @@ impl Core {
         out
     }
 
+    /// Says which boot of the machine this is, before [`Core::start`]: a number that no other boot has. Without it a boot is told from the
+    /// one before by a steady time that has gone back.
+    pub fn set_boot(&mut self, boot: u64) {
+        self.clock.boot = boot;
+    }
+
     /// Where an input stood.
     pub fn resume(&self, input: u16) -> &Resume {
         &self.inputs[usize::from(input)].resume
@@ -269,6 +288,24 @@ impl Core {
             token: self.tokens[index],
         }
     }
+}
+
+/// The configuration a state belongs to; the reader stands behind it.
+pub(super) fn own_spec<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, StateError> {
+    match reader.u64()? {
+        VERSION => Ok(Some(reader.bytes()?)),
+        VERSION_WITHOUT_SPEC => Ok(None),
+        version => Err(StateError::Version(version)),
+    }
+}
+
+/// The configuration a checkpoint's state belongs to; `None` when it was written before states said so.
+///
+/// # Errors
+/// See [`StateError`]; a configuration that can't be read is [`Damaged`].
+pub fn spec_of(state: &[u8]) -> Result<Option<EngineSpec>, StateError> {
+    let own = own_spec(&mut Reader::new(state))?;
+    own.map(EngineSpec::from_bytes).transpose().map_err(|_| StateError::Damaged(Damaged("a configuration that can't be read")))
 }
 
 fn put_resume(out: &mut Vec<u8>, resume: &Resume) {

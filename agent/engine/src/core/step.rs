@@ -8,6 +8,7 @@ use super::{
     BlockMeta, Core, Effect, Event, Now,
     commit::Flight,
     ledger::{InputLine, Ledger, OperatorLine, OutputLine},
+    pace::Pace,
 };
 use crate::{
     codec::{bytes::Damaged, record},
@@ -33,12 +34,17 @@ impl Core {
         let outputs: Vec<&str> = spec.outputs.iter().map(|o| o.name.as_str()).collect();
         // The table is needed beside the rest of the core while the records are applied.
         let mut table = std::mem::replace(&mut self.table, crate::series::SeriesTable::new(0));
+        let mut next = None;
         let result = record::decode(meta, bytes, from, &mut table, &inputs, &outputs, |sequence, stamp, record, table| {
             // A run begins with the clocks it found.
             if sequence == meta.first_record && matches!(record, Record::Clock { .. }) {
                 self.commit.note_run();
             }
             self.next_record = sequence + 1;
+            if let Record::Config { spec } = record {
+                next = Some(spec.to_vec());
+                return;
+            }
             self.replayed = stamp;
             self.note(sequence, stamp, record, table);
         });
@@ -47,11 +53,15 @@ impl Core {
         self.commit.durable = self.next_record - 1;
         self.commit.note_written(bytes.len());
         self.seal(self.replayed.observed);
+        if let Some(bytes) = next {
+            self.replay_configuration(&bytes);
+        }
         result
     }
 
-    /// Ends recovery: time goes on, levels are set, the first deadline is armed.
+    /// Ends recovery: the configuration it was made with comes into force, time goes on, levels are set, the first deadline is armed.
     pub fn start(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.adopt();
         let observed = self.clock.observed(now).max(self.replayed.observed);
         self.clock.restart(observed, now);
         self.commit.durable = self.next_record - 1;
@@ -62,7 +72,9 @@ impl Core {
             self.levels_sent[action] = Some(*on);
             effects.push(Effect::Level { action: action as u16, on: *on });
         }
-        // First, so that every record of this run is stamped by clocks the journal knows.
+        self.pace = vec![Pace::start(now.steady); self.spec.outputs.len()];
+        self.record_configuration(now, effects);
+        // Before all that is shown to the operators, so that every record of this run is stamped by clocks the journal knows.
         self.check_clock(now);
         self.resume_conditions(now, effects);
         self.give_up_lost(now, effects);
@@ -240,7 +252,8 @@ impl Core {
                     input.recorded += u64::from(batch.points);
                 }
             }
-            Record::Clock { offset, quality } => self.clock.note(*offset, *quality),
+            Record::Clock { offset, quality, .. } => self.clock.note(*offset, *quality),
+            Record::Config { .. } => return,
             Record::Delivered { output, lane, upto, counts, token } => {
                 let index = usize::from(*output);
                 let Some(line) = self.lines.get_mut(index) else { return };
@@ -375,7 +388,7 @@ impl Core {
 
     fn check_clock(&mut self, now: Now) {
         if let Some((offset, quality)) = self.clock.change(now) {
-            self.record(now, &Record::Clock { offset, quality });
+            self.record(now, &Record::Clock { offset, quality, boot: self.clock.boot });
         }
     }
 

@@ -2,7 +2,7 @@
 
 use weir_plugin_api::{Identity, InputCounts, Lane, Resume};
 
-use super::state::{StateError, VERSION, resume};
+use super::state::{StateError, own_spec, resume};
 use crate::{
     codec::{
         bytes::{Damaged, Reader},
@@ -99,10 +99,7 @@ impl StateSummary {
     /// See [`StateError`].
     pub fn read(state: &[u8]) -> Result<Self, StateError> {
         let mut reader = Reader::new(state);
-        let version = reader.u64()?;
-        if version != VERSION {
-            return Err(StateError::Version(version));
-        }
+        own_spec(&mut reader)?;
         let next_record = reader.u64()?;
         let _checkpoint = reader.u64()?;
         let (observed, wall_last, offset) = (reader.i64()?, reader.i64()?, reader.i64()?);

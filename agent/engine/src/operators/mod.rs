@@ -12,6 +12,7 @@
 //! | [`alert`] | conditions and their states |
 //! | [`expr`] | the language of conditions |
 //! | `route` | which outputs want what |
+//! | `migrate` | the state under another configuration |
 //! | `snapshot` | the state as bytes, and back |
 //! | [`mod@reference`] | the same windows computed naively, to compare with |
 
@@ -19,6 +20,7 @@ pub mod alert;
 mod counts;
 pub mod expr;
 mod held;
+mod migrate;
 pub mod reference;
 mod route;
 mod snapshot;
@@ -101,14 +103,14 @@ impl Operators {
         self.pass_time(stamp, table, results);
         match record {
             Record::Batch(batch) => self.batch(stamp, batch, table, results),
-            Record::Clock { offset, quality } => self.set_clock(stamp, *offset, *quality, table, results),
+            Record::Clock { offset, quality, boot } => self.set_clock(stamp, (*offset, *quality, *boot), table, results),
             Record::Finish => self.finish(stamp, table, results),
             Record::Condition { condition, subject, active, value } => {
                 let time = self.clock.wall(stamp.steady);
                 let (_, out) = self.split(stamp, results);
                 out.alerts.condition((*condition, subject), *active, *value, time, out.results, &out.now);
             }
-            Record::Tick | Record::Delivered { .. } | Record::Expired { .. } => {}
+            Record::Tick | Record::Config { .. } | Record::Delivered { .. } | Record::Expired { .. } => {}
         }
         let (stage, mut out) = self.split(stamp, results);
         stage.end_record(&mut out);
@@ -244,13 +246,14 @@ impl Operators {
         }
     }
 
-    fn set_clock(&mut self, stamp: Stamp, offset: i64, quality: ClockQuality, table: &SeriesTable, results: &mut Results) {
-        if self.clock.is_new_boot(stamp) && !self.held.is_empty() {
+    fn set_clock(&mut self, stamp: Stamp, clock: (i64, ClockQuality, u64), table: &SeriesTable, results: &mut Results) {
+        let (offset, quality, boot) = clock;
+        if self.clock.is_new_boot(stamp, boot) && !self.held.is_empty() {
             // The steady times they carry mean nothing in this boot.
             self.release(stamp, true, table, results);
         }
         let was_set = self.clock.is_set();
-        match self.clock.change(stamp, offset, quality) {
+        match self.clock.change(stamp, offset, quality, boot) {
             ClockChange::Shift(delta) => self.alerts.shift_clock(delta),
             ClockChange::Boot if !was_set || !self.clock.is_set() => self.alerts.new_boot(),
             ClockChange::Boot => {}

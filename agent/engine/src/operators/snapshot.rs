@@ -21,7 +21,9 @@ use crate::{record::ClockQuality, series::SeriesTable, spec::EngineSpec};
 
 const MAGIC: &[u8; 4] = b"WOPS";
 /// Version of the format.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// The oldest that is read: it knew no boots and no ended groups.
+const VERSION_MIN: u16 = 1;
 /// Bytes before what the checksum covers.
 const HEADER: usize = 10;
 
@@ -208,6 +210,8 @@ impl Writer<'_> {
 pub(super) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Of the format it reads.
+    pub version: u16,
     pub table: &'a mut SeriesTable,
     pub spec: Arc<EngineSpec>,
     /// Field ids by place; `None` when the table of fields is full.
@@ -381,11 +385,11 @@ impl Reader<'_> {
                     self.ended_at(end)?;
                 }
                 Some(_) => {
-                    dropped.push(format!("the state of {kind} {name:?}: what it computes has changed"));
+                    dropped.push(format!("{kind} {name:?} starts anew: what it computes has changed"));
                     self.skip_to(end);
                 }
                 None => {
-                    dropped.push(format!("the state of {kind} {name:?}: it is no longer configured"));
+                    dropped.push(format!("the state of {kind} {name:?} is dropped: it is no longer configured"));
                     self.skip_to(end);
                 }
             }
@@ -407,6 +411,7 @@ impl Operators {
         w.u8(self.clock.quality as u8);
         w.option(self.clock.offset_max);
         w.i64(self.clock.steady);
+        w.u64(self.clock.boot);
         self.stage.counts.fields().iter().for_each(|(_, v)| w.u64(*v));
         w.write_partitions(&self.stage.partitions);
         w.write_held(self);
@@ -437,12 +442,12 @@ impl Operators {
     /// # Errors
     /// When the bytes are of another version or damaged.
     pub fn restore(spec: Arc<EngineSpec>, bytes: &[u8], table: &mut SeriesTable) -> Result<(Self, Vec<String>), SnapshotError> {
-        let mut r = Reader { bytes, at: 0, table, spec: Arc::clone(&spec), fields: Vec::new(), partitions: Vec::new() };
+        let mut r = Reader { bytes, at: 0, version: VERSION, table, spec: Arc::clone(&spec), fields: Vec::new(), partitions: Vec::new() };
         r.read_header()?;
         let (mut operators, mut dropped) = (Self::new(spec), Vec::new());
         let lost = operators.read_common(&mut r)?;
         if lost > 0 {
-            dropped.push(format!("{lost} points that waited for the clock: their input is no longer configured"));
+            dropped.push(format!("{lost} points that waited for the clock are dropped: their input is no longer configured"));
             operators.stage.counts.held = operators.held.len() as u64;
         }
         operators.read_operators(&mut r, &mut dropped)?;
@@ -461,6 +466,7 @@ impl Operators {
         };
         self.clock.offset_max = r.option()?;
         self.clock.steady = r.i64()?;
+        self.clock.boot = if r.version > VERSION_MIN { r.u64()? } else { 0 };
         let mut counts = [0; 9];
         for value in &mut counts {
             *value = r.u64()?;
@@ -476,7 +482,15 @@ impl Operators {
     /// When the bytes are of another version or damaged.
     pub fn summary(bytes: &[u8]) -> Result<OperatorsSummary, SnapshotError> {
         let (spec, mut table) = (Arc::new(EngineSpec::default()), SeriesTable::new(0));
-        let mut r = Reader { bytes, at: 0, table: &mut table, spec: Arc::clone(&spec), fields: Vec::new(), partitions: Vec::new() };
+        let mut r = Reader {
+            bytes,
+            at: 0,
+            version: VERSION,
+            table: &mut table,
+            spec: Arc::clone(&spec),
+            fields: Vec::new(),
+            partitions: Vec::new(),
+        };
         r.read_header()?;
         let mut operators = Self::new(spec);
         let held = operators.read_common(&mut r)?;
@@ -528,9 +542,10 @@ impl Reader<'_> {
             return Err(SnapshotError::Damaged(0));
         }
         let found = u16::from_le_bytes(self.array()?);
-        if found != VERSION {
+        if !(VERSION_MIN..=VERSION).contains(&found) {
             return Err(SnapshotError::Version { found, expected: VERSION });
         }
+        self.version = found;
         let checksum = u32::from_le_bytes(self.array()?);
         if crc32c::crc32c(&self.bytes[HEADER..]) != checksum {
             return self.damaged();

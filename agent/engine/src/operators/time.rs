@@ -16,8 +16,10 @@ pub(super) struct WallClock {
     pub quality: ClockQuality,
     /// Greatest offset of this boot while the clock was set: below it the clock has stepped back.
     pub offset_max: Option<i64>,
-    /// Steady time of the last record: a smaller one is another boot.
+    /// Steady time of the last record: a smaller one is another boot, when nobody knows better.
     pub steady: i64,
+    /// The boot of the last clock record; 0 unknown.
+    pub boot: u64,
 }
 
 /// What a clock record means for times on our own clock.
@@ -38,13 +40,14 @@ impl WallClock {
         steady.saturating_add(self.offset)
     }
 
-    /// Whether a record with this stamp was made in a later boot than the last one.
-    pub fn is_new_boot(&self, stamp: Stamp) -> bool {
-        stamp.steady < self.steady
+    /// Whether a clock record with this stamp, of boot `boot`, was made in a later boot than the last record.
+    pub fn is_new_boot(&self, stamp: Stamp, boot: u64) -> bool {
+        if boot != 0 && self.boot != 0 { boot != self.boot } else { stamp.steady < self.steady }
     }
 
-    pub fn change(&mut self, stamp: Stamp, offset: i64, quality: ClockQuality) -> ClockChange {
-        let boot = self.is_new_boot(stamp);
+    pub fn change(&mut self, stamp: Stamp, offset: i64, quality: ClockQuality, boot_id: u64) -> ClockChange {
+        let boot = self.is_new_boot(stamp, boot_id);
+        self.boot = boot_id;
         let old = self.offset;
         self.offset = offset;
         self.quality = quality;

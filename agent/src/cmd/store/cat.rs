@@ -130,8 +130,12 @@ fn line(block: &JournalBlock, seen: &Seen<'_>, out: &mut impl Write) -> io::Resu
             writeln!(out, ", position {}", words::position(batch.position))
         }
         Record::Tick => writeln!(out, "tick"),
+        Record::Config { spec } => {
+            let (kind, json) = spec.split_first().map_or((0, &[][..]), |(kind, json)| (*kind, json));
+            writeln!(out, "configuration of version {kind}: {}", String::from_utf8_lossy(json))
+        }
         Record::Finish => writeln!(out, "finish"),
-        Record::Clock { offset, quality: how } => {
+        Record::Clock { offset, quality: how, .. } => {
             writeln!(out, "clock {} {}", words::time(seen.stamp.steady.saturating_add(*offset)), quality(*how))
         }
         Record::Delivered { output, lane, upto, counts, .. } => {

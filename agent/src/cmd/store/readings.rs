@@ -84,7 +84,7 @@ impl<'a> Readings<'a> {
                     note(state, &mut clocks);
                 }
                 clocks.pass(seen.number, seen.stamp.steady);
-                if let Record::Clock { offset, quality } = seen.record {
+                if let Record::Clock { offset, quality, .. } = seen.record {
                     clocks.change(seen.number, *offset, *quality);
                 }
             });

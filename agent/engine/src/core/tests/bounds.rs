@@ -76,7 +76,8 @@ fn while_checkpoints_fail_a_full_journal_takes_nothing_more_and_tries_again_with
 #[test]
 fn a_failed_checkpoint_arms_its_next_try() {
     let mut spec = spec();
-    spec.storage.journal_bytes_max = 12 << 10;
+    // A third of it is the block of the configuration and one more.
+    spec.storage.journal_bytes_max = 24 << 10;
     let mut world = World::new(spec);
     assert_eq!(checkpoints(&world.take(&[1.0])), 1);
     let at = armed(&world.step(failed(1, false))).unwrap();

@@ -33,7 +33,7 @@ fn a_write_that_was_not_synced_frees_nothing_in_power_mode_and_everything_in_cra
         world.batch(Position::None, &[1.0]);
         world.pass(200 * MS);
         world.step(Event::Time);
-        let effects = world.step(Event::Durable { block: 1, synced: false });
+        let effects = world.step(Event::Durable { block: 2, synced: false });
         assert_eq!(acknowledged(&effects).len(), freed, "{durability:?}");
     }
 }
@@ -99,6 +99,8 @@ fn the_write_budget_holds_back_commits_but_not_an_alerts() {
     let mut spec = spec();
     spec.storage.fsyncs_per_minute_max = 2;
     let mut world = World::new(spec);
+    // The configuration was written too.
+    world.pass(61 * S);
     assert_eq!(appends(&world.take(&[1.0])), 1);
     assert_eq!(appends(&world.take(&[2.0])), 1);
     assert_eq!(appends(&world.take(&[3.0])), 0, "the budget is spent");
@@ -121,14 +123,14 @@ fn in_crash_mode_a_block_written_during_a_sync_has_a_sync_of_its_own() {
     world.batch(Position::None, &[1.0]);
     world.pass(200 * MS);
     world.step(Event::Time);
-    world.step(Event::Durable { block: 1, synced: false });
+    world.step(Event::Durable { block: 2, synced: false });
     world.pass(31 * S);
     assert!(world.step(Event::Time).iter().any(|e| matches!(e, Effect::Sync)));
     world.batch(Position::None, &[2.0]);
     world.pass(200 * MS);
     world.step(Event::Time);
-    world.step(Event::Durable { block: 1, synced: true });
-    world.step(Event::Durable { block: 2, synced: false });
+    world.step(Event::Durable { block: 2, synced: true });
+    world.step(Event::Durable { block: 3, synced: false });
     world.pass(31 * S);
     assert!(world.step(Event::Time).iter().any(|e| matches!(e, Effect::Sync)));
 }

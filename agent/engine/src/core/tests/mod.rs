@@ -5,6 +5,7 @@ mod bounds;
 mod clock;
 mod commit;
 mod condition;
+mod configuration;
 mod overload;
 mod recovery;
 
@@ -77,6 +78,10 @@ pub(super) struct World {
     segment: u64,
     /// What the last checkpoint brought about.
     pub after_checkpoint: Vec<Effect>,
+    /// Index of the input whose batches [`World::batch`] makes.
+    pub batch_input: u16,
+    /// What the core said when it started.
+    pub log: Vec<String>,
 }
 
 impl World {
@@ -94,10 +99,30 @@ impl World {
             outbox: BTreeMap::new(),
             segment: 0,
             after_checkpoint: Vec::new(),
+            batch_input: 0,
+            log: Vec::new(),
         };
-        let mut effects = Vec::new();
-        world.core.start(now, &mut effects);
+        world.begin();
         world
+    }
+
+    /// The core starts; what its first step says to the disk is done.
+    fn begin(&mut self) {
+        let mut effects = Vec::new();
+        self.core.start(self.now, &mut effects);
+        self.keep(&effects);
+        self.log.extend(effects.iter().filter_map(|e| if let Effect::Log { message, .. } = e { Some(message.clone()) } else { None }));
+        if appends(&effects) > 0 {
+            self.sync();
+        }
+    }
+
+    fn keep(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            if let Effect::Append { block, bytes, meta, .. } = effect {
+                self.blocks.push((*block, meta.clone(), bytes.clone()));
+            }
+        }
     }
 
     pub fn pass(&mut self, nanos: i64) {
@@ -108,11 +133,7 @@ impl World {
     pub fn step(&mut self, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.core.step(self.now, event, &mut effects);
-        for effect in &effects {
-            if let Effect::Append { block, bytes, meta, .. } = effect {
-                self.blocks.push((*block, meta.clone(), bytes.clone()));
-            }
-        }
+        self.keep(&effects);
         effects
     }
 
@@ -145,7 +166,7 @@ impl World {
             batch.new_partitions.push("a".into());
             batch.new_fields.push("v".into());
         }
-        self.step(Event::Batch { input: 0, batch })
+        self.step(Event::Batch { input: self.batch_input, batch })
     }
 
     /// Points that are committed and durable.
@@ -202,8 +223,7 @@ impl World {
             self.core.replay(meta, bytes).unwrap();
         }
         self.announced = false;
-        let mut effects = Vec::new();
-        self.core.start(self.now, &mut effects);
+        self.begin();
     }
 
     /// What an output gets next, read from the outbox if it is there: identity and value of each point meant for it.

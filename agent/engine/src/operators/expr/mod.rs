@@ -16,6 +16,8 @@ mod parser;
 
 use std::fmt::{self, Write};
 
+use serde::{Deserialize, Serialize};
+
 pub use eval::{Operand, Scope};
 
 /// How deep an expression may nest: evaluation and printing recurse.
@@ -24,7 +26,10 @@ const DEPTH_MAX: u16 = 100;
 const LENGTH_MAX: usize = 8192;
 
 /// A condition, parsed.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// Kept and written as the text it is printed as.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Expr {
     root: Node,
     fields: Vec<String>,
@@ -162,6 +167,21 @@ impl Expr {
     /// Names of the fields it reads, in order of first use.
     pub fn fields(&self) -> &[String] {
         &self.fields
+    }
+}
+
+impl From<Expr> for String {
+    fn from(expr: Expr) -> Self {
+        expr.to_string()
+    }
+}
+
+impl TryFrom<String> for Expr {
+    type Error = ExprError;
+
+    fn try_from(text: String) -> Result<Self, ExprError> {
+        // What is printed has more parentheses than what was written, and may be longer than what one may write.
+        parser::parse_printed(&text)
     }
 }
 

@@ -41,14 +41,24 @@ struct Parser {
     tokens: Vec<Spanned>,
     at: usize,
     depth: u16,
+    depth_max: u16,
     fields: Vec<String>,
 }
 
 pub(super) fn parse(text: &str) -> Result<Expr, ExprError> {
-    if text.len() > LENGTH_MAX {
-        return Err(ExprError::new((LENGTH_MAX, text.len()), format!("an expression has at most {LENGTH_MAX} bytes")));
+    within(text, LENGTH_MAX, DEPTH_MAX)
+}
+
+/// Reads what was printed: every operand that is not a leaf has parentheses of its own there.
+pub(super) fn parse_printed(text: &str) -> Result<Expr, ExprError> {
+    within(text, 8 * LENGTH_MAX, 4 * DEPTH_MAX)
+}
+
+fn within(text: &str, length_max: usize, depth_max: u16) -> Result<Expr, ExprError> {
+    if text.len() > length_max {
+        return Err(ExprError::new((length_max, text.len()), format!("an expression has at most {length_max} bytes")));
     }
-    let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0, fields: Vec::new() };
+    let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0, depth_max, fields: Vec::new() };
     let part = parser.or()?;
     if *parser.peek() != Token::End {
         return Err(parser.unexpected("an operator"));
@@ -107,7 +117,7 @@ impl Parser {
 
     /// Runs `inner` one level deeper, as long as the stack is surely large enough.
     fn nested(&mut self, inner: impl FnOnce(&mut Self) -> Result<Part, ExprError>) -> Result<Part, ExprError> {
-        if self.depth >= DEPTH_MAX {
+        if self.depth >= self.depth_max {
             return Err(ExprError::new(self.span(), "the expression nests too deep"));
         }
         self.depth += 1;

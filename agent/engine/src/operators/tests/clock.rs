@@ -141,3 +141,34 @@ fn a_new_boot_with_no_clock_keeps_durations_only() {
     assert_eq!(world.operators.transitions(), 1);
     assert_eq!(world.operators.counts().held, 2);
 }
+
+#[test]
+fn held_points_of_an_earlier_boot_are_not_dated_by_a_later_one_that_has_run_longer() {
+    let mut world = World::unset(spec(vec![], vec![]));
+    world.boot = 1;
+    world.now = 1;
+    world.clock(0, ClockQuality::Unset);
+    world.now = 10;
+    world.batch(&["p m t=1"]);
+    world.restart();
+    // Off for a while; the new boot is at 100 s when the agent starts, and knows the time.
+    world.boot = 2;
+    world.now = 100;
+    world.clock(EPOCH, ClockQuality::Synced);
+    world.batch(&["p m t=2"]);
+    assert_eq!(world.take(), [format!("m,clock=provisional t=1 {}", 10 - EPOCH), "m t=2 100".to_owned()]);
+    assert_eq!(world.operators.counts().provisional, 1);
+}
+
+#[test]
+fn held_points_are_dated_by_a_later_start_of_the_same_boot() {
+    let mut world = World::unset(spec(vec![], vec![]));
+    world.boot = 1;
+    world.clock(0, ClockQuality::Unset);
+    world.now = 10;
+    world.batch(&["p m t=1"]);
+    world.restart();
+    world.now = 100;
+    world.clock(EPOCH, ClockQuality::Synced);
+    assert_eq!(world.take(), ["m t=1 10"]);
+}

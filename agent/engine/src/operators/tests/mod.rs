@@ -29,6 +29,8 @@ pub(super) struct World {
     spec: Arc<EngineSpec>,
     /// Seconds, steady and observed axis.
     pub now: i64,
+    /// Which boot it is; 0: unknown.
+    pub boot: u64,
     record: u64,
 }
 
@@ -99,6 +101,7 @@ impl World {
             results: Results::default(),
             spec,
             now: 0,
+            boot: 0,
             record: 0,
         }
     }
@@ -116,7 +119,7 @@ impl World {
 
     /// Sets wall − steady, seconds.
     pub fn clock(&mut self, offset: i64, quality: ClockQuality) {
-        self.apply(&Record::Clock { offset: offset * S, quality });
+        self.apply(&Record::Clock { offset: offset * S, quality, boot: self.boot });
     }
 
     pub fn tick(&mut self, now: i64) {
