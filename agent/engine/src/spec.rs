@@ -22,6 +22,8 @@ pub struct EngineSpec {
     pub windows: Vec<WindowSpec>,
     /// Alerts.
     pub alerts: Vec<AlertSpec>,
+    /// What becomes of a field that comes as another type than its first value.
+    pub on_type_conflict: OnTypeConflict,
     /// Alerts the agent raises about itself.
     pub agent_alerts: AgentAlertSpec,
     /// Time.
@@ -220,6 +222,18 @@ pub struct AlertSpec {
     pub edge_actions: u64,
     /// Indexes of its level actions.
     pub level_actions: Vec<usize>,
+}
+
+/// What becomes of a field that comes as another type than its first value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnTypeConflict {
+    /// It goes on as it came: destinations decide.
+    #[default]
+    Pass,
+    /// It becomes the first type where it is the same number there, else it is refused.
+    Coerce,
+    /// It is refused.
+    Reject,
 }
 
 /// Alerts the agent raises about itself: see [`crate::record::Condition`].

@@ -138,6 +138,7 @@ fn check(merged: &Merged, hash: u64, context: &Context<'_>) -> Option<Config> {
         levels: outputs.levels,
         windows,
         alerts,
+        on_type_conflict: agent.table.on_type_conflict.to_spec(),
         agent_alerts,
         time,
         limits,

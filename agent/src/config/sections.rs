@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use weir_engine::spec::{Durability, Limits, OnStorageFailure, StorageSpec, TimeSpec};
+use weir_engine::spec::{Durability, Limits, OnStorageFailure, OnTypeConflict, StorageSpec, TimeSpec};
 use weir_plugin_api::options::{Item, Section, Size};
 
 use super::{
@@ -45,6 +45,9 @@ weir_plugin_api::options! {
         log_level: LogLevel = LogLevel::Info,
         /// Longest time a stop may take; what is not delivered then stays in the store.
         shutdown_timeout: Duration = Duration::from_secs(5),
+        /// What becomes of a field that comes as another type than its first value: `pass` goes on as it came and destinations decide,
+        /// `coerce` makes it the first type if it is the same number there and refuses it otherwise, `reject` refuses it.
+        on_type_conflict: OnConflictWord = OnConflictWord::Pass,
         /// Aliases of the actions that are told when an output is held (`output_held`), results are given up (`outbox_dropping`) or the
         /// disk fails (`storage_failed`). Every output gets these alerts as points anyway.
         alert_actions: Vec<String> = Vec::new(),
@@ -52,6 +55,29 @@ weir_plugin_api::options! {
         alert_severity: String = "warning".into(),
         /// Threads for inputs and outputs; 1 keeps all of them on one, which is right for a gateway.
         workers: usize = 1,
+    }
+}
+
+weir_plugin_api::choice! {
+    /// What becomes of a field of another type than its first value.
+    pub enum OnConflictWord {
+        /// Goes on.
+        Pass = "pass",
+        /// Becomes the first type, or is refused.
+        Coerce = "coerce",
+        /// Is refused.
+        Reject = "reject",
+    }
+}
+
+impl OnConflictWord {
+    /// As the engine has it.
+    pub fn to_spec(self) -> OnTypeConflict {
+        match self {
+            Self::Pass => OnTypeConflict::Pass,
+            Self::Coerce => OnTypeConflict::Coerce,
+            Self::Reject => OnTypeConflict::Reject,
+        }
     }
 }
 

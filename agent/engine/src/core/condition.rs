@@ -14,6 +14,9 @@ use crate::{
 /// Nothing was given up for this long (observed axis): it is over.
 const CALM: i64 = 600_000_000_000;
 
+/// Refused fields are shown this far apart, steady axis.
+const CONFLICTS_EVERY: i64 = 60_000_000_000;
+
 /// What was given up of one output's results.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Dropping {
@@ -42,6 +45,7 @@ impl Core {
         for (condition, subject) in over {
             self.tell(now, condition, &subject, false, 0, effects);
         }
+        self.conflicts = (self.operators.type_counts().rejected, i64::MIN);
         let observed = self.clock.observed(now);
         for index in 0..self.dropping.len() {
             self.dropping[index] = Dropping { points: self.given_up(index), since: observed };
@@ -95,6 +99,20 @@ impl Core {
     fn given_up(&self, index: usize) -> u64 {
         let line = &self.lines[index];
         line.expired_age + line.expired_bytes + line.expired_disk
+    }
+
+    /// Shows one of the fields refused for their type, at most once a minute.
+    pub(super) fn tell_conflict(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let refused = self.operators.type_counts().rejected;
+        if refused == self.conflicts.0 || now.steady < self.conflicts.1 {
+            return;
+        }
+        self.conflicts = (refused, now.steady.saturating_add(CONFLICTS_EVERY));
+        let Some(conflict) = self.operators.last_conflict() else { return };
+        let (measurement, field) = (self.table.series(conflict.series).measurement(), &self.table.fields()[usize::from(conflict.field)]);
+        let (first, came) = (format!("{:?}", conflict.first).to_lowercase(), format!("{:?}", conflict.came).to_lowercase());
+        let message = format!("field {field} of {measurement} came as {came} and was {first} first: refused, {refused} fields so far");
+        effects.push(Effect::Log { error: false, message });
     }
 
     fn tell(&mut self, now: Now, condition: Condition, subject: &str, active: bool, value: u64, effects: &mut Vec<Effect>) {

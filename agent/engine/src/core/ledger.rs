@@ -3,7 +3,7 @@
 use weir_plugin_api::InputCounts;
 
 use crate::{
-    operators::{EngineCounts, OperatorCounts},
+    operators::{EngineCounts, OperatorCounts, TypeCounts},
     record::DeliveryCounts,
 };
 
@@ -96,6 +96,8 @@ pub struct Ledger {
     pub inputs: Vec<InputLine>,
     /// The engine.
     pub engine: EngineCounts,
+    /// Fields whose type was not the first one's.
+    pub types: TypeCounts,
     /// Operators.
     pub operators: Vec<OperatorLine>,
     /// Outputs, then edge actions, by index.

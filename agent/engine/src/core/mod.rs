@@ -332,6 +332,8 @@ pub struct Core {
     damage: DamageLine,
     /// What was given up of each output's results, and when.
     dropping: Vec<Dropping>,
+    /// Fields refused for their type when one was last shown, and when the next one may be, steady axis.
+    conflicts: (u64, i64),
     levels_sent: Vec<Option<bool>>,
     checkpoint: CheckpointState,
     /// Outbox blocks the state knows and the store has lost.

@@ -74,6 +74,7 @@ impl Core {
             next_record: 1,
             damage: DamageLine::default(),
             dropping: vec![Dropping::default(); outputs],
+            conflicts: (0, i64::MIN),
             levels_sent: vec![None; spec.levels.len()],
             checkpoint: CheckpointState { freed: [u64::MAX; 2], ..CheckpointState::default() },
             gone: Vec::new(),

@@ -156,6 +156,7 @@ impl Core {
             });
             self.record(now, &record);
             self.commit.wait(now.steady);
+            self.tell_conflict(now, effects);
         }
         let state = &mut self.inputs[usize::from(input)];
         if let Position::Messages { ids, .. } = &batch.position {
@@ -483,6 +484,7 @@ impl Core {
         Ledger {
             inputs: named.chain(gone).map(|(name, input)| InputLine { name, counts: input.counts, recorded: input.recorded }).collect(),
             engine: *self.operators.counts(),
+            types: self.operators.type_counts(),
             operators: self
                 .operators
                 .operator_counts()

@@ -102,7 +102,7 @@ impl OperatorCounts {
     }
 }
 
-/// Counters of the engine as a whole: `dispatched = passed + taken + late + rejected_future`; what was recorded is `dispatched + held`.
+/// Counters of the engine as a whole: `dispatched = passed + taken + late + rejected_future + rejected_type`; what was recorded is `dispatched + held`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineCounts {
     /// Points handed to the operators.
@@ -123,11 +123,13 @@ pub struct EngineCounts {
     pub future_unchecked: u64,
     /// Points that flowed with the tag `clock=provisional`: not a fate of its own.
     pub provisional: u64,
+    /// Points refused because no field of theirs has its first type.
+    pub rejected_type: u64,
 }
 
 impl EngineCounts {
     /// Names and values in a fixed order, for encoding, status and metrics.
-    pub fn fields(&self) -> [(&'static str, u64); 9] {
+    pub fn fields(&self) -> [(&'static str, u64); 10] {
         [
             ("dispatched", self.dispatched),
             ("held", self.held),
@@ -138,18 +140,19 @@ impl EngineCounts {
             ("late_stream", self.late_stream),
             ("future_unchecked", self.future_unchecked),
             ("provisional", self.provisional),
+            ("rejected_type", self.rejected_type),
         ]
     }
 
     /// The counts of `values` in the order of [`EngineCounts::fields`].
-    pub fn from_values(values: [u64; 9]) -> Self {
-        let [dispatched, held, passed, taken, late, rejected_future, late_stream, future_unchecked, provisional] = values;
-        Self { dispatched, held, passed, taken, late, rejected_future, late_stream, future_unchecked, provisional }
+    pub fn from_values(values: [u64; 10]) -> Self {
+        let [dispatched, held, passed, taken, late, rejected_future, late_stream, future_unchecked, provisional, rejected_type] = values;
+        Self { dispatched, held, passed, taken, late, rejected_future, late_stream, future_unchecked, provisional, rejected_type }
     }
 
     /// What of `dispatched` has no fate: anything but zero is a bug.
     pub fn residue(&self) -> i128 {
-        let fates = [self.passed, self.taken, self.late, self.rejected_future];
+        let fates = [self.passed, self.taken, self.late, self.rejected_future, self.rejected_type];
         i128::from(self.dispatched) - fates.into_iter().map(i128::from).sum::<i128>()
     }
 }

@@ -6,6 +6,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `time` | the wall clock's offset, progress and idleness of partitions |
+//! | `types` | the first type of each field, and what comes as another |
 //! | `held` | points that wait for a clock |
 //! | `stage` | the way of one raw point |
 //! | `window` | tumbling and hopping windows |
@@ -26,6 +27,7 @@ mod route;
 mod snapshot;
 mod stage;
 mod time;
+mod types;
 mod window;
 
 use std::sync::Arc;
@@ -37,10 +39,12 @@ use self::{
     held::Held,
     stage::{PointRef, Stage, partition_of},
     time::{ClockChange, TIME_BOUND, WallClock},
+    types::Types,
 };
 pub use self::{
     counts::{EngineCounts, OperatorCounts},
     snapshot::{OperatorsSummary, PartSummary, SnapshotError},
+    types::{TypeConflict, TypeCounts},
 };
 use crate::{
     record::{BatchRecord, ClockQuality, Condition, Record, Stamp},
@@ -77,6 +81,7 @@ struct Out<'a> {
 pub struct Operators {
     spec: Arc<EngineSpec>,
     clock: WallClock,
+    types: Types,
     held: Held,
     stage: Stage,
     alerts: Alerts,
@@ -88,6 +93,7 @@ impl Operators {
     pub fn new(spec: Arc<EngineSpec>) -> Self {
         Self {
             clock: WallClock::default(),
+            types: Types::new(spec.on_type_conflict, spec.limits.series_max),
             held: Held::default(),
             stage: Stage::new(Arc::clone(&spec)),
             alerts: Alerts::new(Arc::clone(&spec)),
@@ -153,6 +159,16 @@ impl Operators {
         &self.stage.counts
     }
 
+    /// What became of fields whose type was not the first one's.
+    pub fn type_counts(&self) -> TypeCounts {
+        self.types.counts
+    }
+
+    /// The newest field that was refused for its type, in this run.
+    pub fn last_conflict(&self) -> Option<TypeConflict> {
+        self.types.last
+    }
+
     /// Name and counters of each window, then of each alert.
     pub fn operator_counts(&self) -> impl Iterator<Item = (&str, &OperatorCounts)> {
         let windows = self.stage.windows.iter().map(|w| (w.window().name.as_str(), &w.counts));
@@ -180,8 +196,20 @@ impl Operators {
             while end < cells.len() && !cells[end].starts_point() {
                 end += 1;
             }
-            self.point(stamp, &cells[start..end], batch.text, table, results);
+            let point = &cells[start..end];
             start = end;
+            match if self.types.is_on() { self.types.fit(point, batch.text, table) } else { None } {
+                None => self.point(stamp, point, batch.text, table, results),
+                Some(fitted) if fitted.is_empty() => {
+                    self.stage.counts.dispatched += 1;
+                    self.stage.counts.rejected_type += 1;
+                    self.types.give_back(fitted);
+                }
+                Some(fitted) => {
+                    self.point(stamp, &fitted, batch.text, table, results);
+                    self.types.give_back(fitted);
+                }
+            }
         }
     }
 

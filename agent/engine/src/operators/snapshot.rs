@@ -412,7 +412,8 @@ impl Operators {
         w.option(self.clock.offset_max);
         w.i64(self.clock.steady);
         w.u64(self.clock.boot);
-        self.stage.counts.fields().iter().for_each(|(_, v)| w.u64(*v));
+        // The last one stands with the types it is about.
+        self.stage.counts.fields()[..9].iter().for_each(|(_, v)| w.u64(*v));
         w.write_partitions(&self.stage.partitions);
         w.write_held(self);
         w.u32(self.stage.windows.len());
@@ -421,6 +422,8 @@ impl Operators {
         }
         self.alerts.write(&mut w);
         self.alerts.conditions.write(&mut w, &self.spec);
+        w.u64(self.stage.counts.rejected_type);
+        self.types.write(&mut w, table);
         let Writer { bytes: body, names, .. } = w;
         let start = out.len();
         out.extend_from_slice(MAGIC);
@@ -467,8 +470,8 @@ impl Operators {
         self.clock.offset_max = r.option()?;
         self.clock.steady = r.i64()?;
         self.clock.boot = if r.version > VERSION_MIN { r.u64()? } else { 0 };
-        let mut counts = [0; 9];
-        for value in &mut counts {
+        let mut counts = [0; 10];
+        for value in &mut counts[..9] {
             *value = r.u64()?;
         }
         self.stage.counts = EngineCounts::from_values(counts);
@@ -509,9 +512,7 @@ impl Operators {
                 r.skip_to(end);
             }
         }
-        if r.at < bytes.len() {
-            operators.alerts.read_conditions(&mut r)?;
-        }
+        operators.read_tail(&mut r)?;
         r.ended_at(bytes.len())?;
         let conditions = operators.alerts.conditions.active().map(|(condition, subject)| (condition.name(), subject.to_string())).collect();
         Ok(OperatorsSummary { offset, quality, steady, partitions, held, parts, conditions })
@@ -524,8 +525,19 @@ impl Operators {
         let alerts = &mut self.alerts;
         let known = alerts.known();
         r.read_parts("alert", &known, dropped, |at, r| alerts.read(at, r))?;
-        // A state of before there were any ends here.
-        if r.at < r.bytes.len() { alerts.read_conditions(r) } else { Ok(()) }
+        self.read_tail(r)
+    }
+
+    /// What came to the format later: an older state ends before it.
+    fn read_tail(&mut self, r: &mut Reader<'_>) -> Read<()> {
+        if r.at < r.bytes.len() {
+            self.alerts.read_conditions(r)?;
+        }
+        if r.at < r.bytes.len() {
+            self.stage.counts.rejected_type = r.u64()?;
+            self.types.read(r)?;
+        }
+        Ok(())
     }
 
     /// Digest of the snapshot: equal for equal states.

@@ -5,6 +5,7 @@ mod alerts;
 mod clock;
 mod model;
 mod restart;
+mod types;
 mod windows;
 
 use std::sync::Arc;
