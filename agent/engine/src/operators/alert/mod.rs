@@ -5,7 +5,7 @@
 //! end, for results). It notifies, but moves no level: levels follow once a point of the present confirms it. While nobody has set the
 //! clock nothing is called historical.
 //!
-//! Without `by` a group is a series; with it, a group is the named tags, whatever the measurement.
+//! Without `by` a group is a series, and the tag `measurement` says of which; with it, a group is the named tags, whatever the measurement.
 
 pub(super) mod condition;
 pub(super) mod state;
@@ -381,6 +381,10 @@ impl Alert {
         parts.measurement = "weir_alert".into();
         for (k, v) in &spec.global_tags {
             parts.default_tag(k, v);
+        }
+        if alert.by.is_none() {
+            // What tells two groups with the same tags apart must tell their transitions apart too.
+            parts.default_tag("measurement", key.measurement());
         }
         parts.tag("alert", &alert.name);
         parts.tag("severity", &alert.severity);

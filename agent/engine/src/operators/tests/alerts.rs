@@ -38,7 +38,10 @@ fn raw_points_go_on_whatever_an_alert_sees() {
     world.batch(&["p m,d=a t=81 1000"]);
     assert_eq!(
         world.take(),
-        ["weir_alert,alert=hot,d=a,severity=critical state=\"firing\",value=81,n=1i,historical=false 1000", "m,d=a t=81 1000"]
+        [
+            "weir_alert,alert=hot,d=a,measurement=m,severity=critical state=\"firing\",value=81,n=1i,historical=false 1000",
+            "m,d=a t=81 1000"
+        ]
     );
 }
 
@@ -50,6 +53,22 @@ fn each_group_has_a_state_and_the_level_is_wanted_while_any_fires() {
     assert_eq!(world.operators.levels(), [true]);
     world.batch(&["p m,d=b t=1 1001"]);
     assert_eq!(world.operators.levels(), [false]);
+}
+
+#[test]
+fn two_measurements_with_the_same_tags_are_two_groups_and_say_so() {
+    let mut world = world(alert("t > 80"));
+    world.batch(&["p m,d=a t=81 1000", "p n,d=a t=82 1000", "p m,d=a t=1 1001"]);
+    let tags = |measurement| format!("weir_alert,alert=hot,d=a,measurement={measurement},severity=critical");
+    assert_eq!(
+        alerts(&mut world),
+        [
+            format!("{} state=\"firing\",value=81,n=1i,historical=false 1000", tags("m")),
+            format!("{} state=\"firing\",value=82,n=1i,historical=false 1000", tags("n")),
+            format!("{} state=\"resolved\",value=1,n=2i,historical=false 1001", tags("m")),
+        ]
+    );
+    assert_eq!(world.operators.levels(), [true], "the other one still fires");
 }
 
 #[test]
@@ -73,7 +92,10 @@ fn conditions_read_tags_and_the_filter_chooses_points() {
 fn backlog_notifies_as_historical_and_moves_no_level_until_the_present_confirms() {
     let mut world = world(alert("t > 80"));
     world.batch(&["p m t=81 900"]);
-    assert_eq!(alerts(&mut world), ["weir_alert,alert=hot,severity=critical state=\"firing\",value=81,n=1i,historical=true 900"]);
+    assert_eq!(
+        alerts(&mut world),
+        ["weir_alert,alert=hot,measurement=m,severity=critical state=\"firing\",value=81,n=1i,historical=true 900"]
+    );
     assert_eq!(world.operators.levels(), [false]);
     world.batch(&["p m t=82 999"]);
     assert_eq!((alerts(&mut world).len(), world.operators.levels()), (0, &[true][..]));
@@ -88,12 +110,21 @@ fn an_alert_over_results_sees_complete_ones_and_the_newest_revision() {
     world.tick(1060);
     assert_eq!(alerts(&mut world), Vec::<String>::new());
     world.batch(&["p m t=70 995"]);
-    assert_eq!(alerts(&mut world), ["weir_alert,alert=hot,severity=critical state=\"firing\",value=90,n=1i,historical=false 980"]);
+    assert_eq!(
+        alerts(&mut world),
+        ["weir_alert,alert=hot,measurement=m,severity=critical state=\"firing\",value=90,n=1i,historical=false 980"]
+    );
     world.batch(&["p m t=60 1005"]);
-    assert_eq!(alerts(&mut world), ["weir_alert,alert=hot,severity=critical state=\"resolved\",value=70,n=2i,historical=false 990"]);
+    assert_eq!(
+        alerts(&mut world),
+        ["weir_alert,alert=hot,measurement=m,severity=critical state=\"resolved\",value=70,n=2i,historical=false 990"]
+    );
     // A revision of the newest closed window is looked at, one of an older window is not.
     world.batch(&["p m t=200 996"]);
-    assert_eq!(alerts(&mut world), ["weir_alert,alert=hot,severity=critical state=\"firing\",value=135,n=3i,historical=false 990"]);
+    assert_eq!(
+        alerts(&mut world),
+        ["weir_alert,alert=hot,measurement=m,severity=critical state=\"firing\",value=135,n=3i,historical=false 990"]
+    );
     world.batch(&["p m t=1 986"]);
     assert_eq!((alerts(&mut world).len(), world.counts("hot").late), (0, 1));
 }

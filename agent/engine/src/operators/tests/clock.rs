@@ -62,11 +62,11 @@ fn alerts_run_at_once_and_durations_survive_the_setting_of_the_clock() {
     assert_eq!(world.results.len(Lane::Alerts), 0);
     world.now = 40;
     world.batch(&["p m t=81"]);
-    assert_eq!(world.take()[0], "weir_alert,alert=hot,severity=critical state=\"firing\",value=81,n=1i,historical=false 40");
+    assert_eq!(world.take()[0], "weir_alert,alert=hot,measurement=m,severity=critical state=\"firing\",value=81,n=1i,historical=false 40");
     let mut unset = World::unset(spec(vec![], vec![alert("t > 80")]));
     unset.batch(&["p m t=81"]);
     let line = &unset.take()[0];
-    assert!(line.starts_with("weir_alert,alert=hot,clock=provisional,severity=critical state=\"firing\""), "{line}");
+    assert!(line.starts_with("weir_alert,alert=hot,clock=provisional,measurement=m,severity=critical state=\"firing\""), "{line}");
 }
 
 #[test]
