@@ -56,8 +56,8 @@ fn an_alert_without_actions_is_a_point_and_a_line_in_the_log() {
     let lines = || agent.log().lines().filter(|line| line.contains("alert=hot")).map(str::to_owned).collect::<Vec<_>>();
     let lines = eventually("both transitions are in the log", || Some(lines()).filter(|lines| lines.len() == 2));
     assert!(lines[0].contains("state=firing") && lines[0].contains("device=boiler") && lines[1].contains("state=resolved"), "{lines:?}");
-    let points = output(directory.path());
-    assert_eq!(points.lines().filter(|line| line.starts_with("weir_alert,alert=hot,device=boiler")).count(), 2, "{points}");
+    let points = || output(directory.path()).lines().filter(|line| line.starts_with("weir_alert,alert=hot,device=boiler")).count();
+    eventually("both are points", || (points() == 2).then_some(()));
     assert!(agent.terminate().success());
 }
 
