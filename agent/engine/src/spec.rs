@@ -280,7 +280,7 @@ impl Default for TimeSpec {
 pub struct Limits {
     /// Series in the whole agent.
     pub series_max: usize,
-    /// Groups per operator.
+    /// Groups per operator. Those of a window that have ended do not count; of as many the floor is kept.
     pub groups_max: usize,
     /// Panes per group, across its fields.
     pub panes_per_group_max: usize,

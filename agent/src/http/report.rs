@@ -70,6 +70,7 @@ impl Report {
                 ("revision", c.revision),
                 ("early", c.early),
                 ("transitions", c.transitions),
+                ("forgotten", c.forgotten),
             ]);
             Row { name: operator.name.clone(), numbers: all }
         });

@@ -30,11 +30,13 @@ pub struct OperatorCounts {
     pub early: u64,
     /// Alert transitions.
     pub transitions: u64,
+    /// Ended groups of which only the common floor remembers anything: there were too many.
+    pub forgotten: u64,
 }
 
 impl OperatorCounts {
     /// Names and values in a fixed order, for encoding, status and metrics.
-    pub fn fields(&self) -> [(&'static str, u64); 13] {
+    pub fn fields(&self) -> [(&'static str, u64); 14] {
         [
             ("in", self.r#in),
             ("applied", self.applied),
@@ -49,11 +51,12 @@ impl OperatorCounts {
             ("revision", self.revision),
             ("early", self.early),
             ("transitions", self.transitions),
+            ("forgotten", self.forgotten),
         ]
     }
 
     /// The counts of `values` in the order of [`OperatorCounts::fields`].
-    pub fn from_values(values: [u64; 13]) -> Self {
+    pub fn from_values(values: [u64; 14]) -> Self {
         let [
             r#in,
             applied,
@@ -68,6 +71,7 @@ impl OperatorCounts {
             revision,
             early,
             transitions,
+            forgotten,
         ] = values;
         Self {
             r#in,
@@ -83,6 +87,7 @@ impl OperatorCounts {
             revision,
             early,
             transitions,
+            forgotten,
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Operators, SnapshotError};
+use super::{
+    Operators, SnapshotError,
+    window::{WindowOperator, ended::Newest},
+};
 use crate::{series::SeriesTable, spec::EngineSpec};
 
 impl Operators {
@@ -18,6 +21,31 @@ impl Operators {
     ) -> Result<(Self, Vec<String>), SnapshotError> {
         let mut bytes = Vec::new();
         self.snapshot(table, &mut bytes);
-        Self::restore(spec, &bytes, new)
+        let (mut operators, dropped) = Self::restore(spec, &bytes, new)?;
+        operators.start_windows_above(self);
+        operators.number_alerts_on(self);
+        Ok((operators, dropped))
+    }
+
+    /// Windows that start anew send nothing that would take the place of a result of those that are no more.
+    fn start_windows_above(&mut self, old: &Self) {
+        let same = |a: &WindowOperator, b: &WindowOperator| a.window().name == b.window().name && a.meaning() == b.meaning();
+        let gone = old.stage.windows.iter().filter(|o| !self.stage.windows.iter().any(|n| same(o, n)));
+        let newest: Vec<Newest> = gone.flat_map(|window| window.newest(&old.stage.partitions)).collect();
+        for window in &mut self.stage.windows {
+            if !old.stage.windows.iter().any(|o| same(o, window)) {
+                window.start_above(&newest);
+            }
+        }
+    }
+
+    fn number_alerts_on(&mut self, old: &Self) {
+        let (before, now) = (old.alerts.known(), self.alerts.known());
+        for (at, (name, meaning)) in now.iter().enumerate() {
+            let changed = before.iter().position(|(n, m)| n == name && m != meaning);
+            if let Some(old_at) = changed {
+                self.alerts.number_on(at, &old.alerts, old_at);
+            }
+        }
     }
 }

@@ -250,7 +250,8 @@ impl Reader<'_> {
         if n > self.bytes.len() - self.at { self.damaged() } else { Ok(n) }
     }
 
-    fn place(&mut self) -> Read<usize> {
+    /// A number that counts nothing.
+    pub fn place(&mut self) -> Read<usize> {
         Ok(u32::from_le_bytes(self.array()?) as usize)
     }
 
@@ -304,6 +305,21 @@ impl Reader<'_> {
             }
         }
         Ok(list)
+    }
+
+    /// Counters of an operator.
+    pub fn counts(&mut self) -> Read<OperatorCounts> {
+        let mut values = [0; 14];
+        let known = if self.version > VERSION_MIN { 14 } else { 13 };
+        for value in &mut values[..known] {
+            *value = self.u64()?;
+        }
+        Ok(OperatorCounts::from_values(values))
+    }
+
+    /// Whether the format has what became of groups that ended.
+    pub fn has_ended(&self) -> bool {
+        self.version > VERSION_MIN
     }
 
     /// Name, meaning and end of a part; [`Reader::skip_to`] the end to leave it out.
@@ -504,9 +520,7 @@ impl Operators {
             for _ in 0..r.count()? {
                 let (name, meaning, end) = r.part()?;
                 let bytes = end - r.at;
-                for _ in OperatorCounts::default().fields() {
-                    r.u64()?;
-                }
+                r.counts()?;
                 let groups = r.count()?;
                 parts.push(PartSummary { kind, name, meaning, groups, bytes });
                 r.skip_to(end);

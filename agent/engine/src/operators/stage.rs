@@ -75,7 +75,7 @@ impl Stage {
             if !self.idle.is_empty() {
                 window.fell_idle(&self.idle, &self.partitions, out);
             }
-            window.expire(out);
+            window.expire(&self.partitions, out);
         }
     }
 

@@ -161,6 +161,27 @@ impl Alerts {
         self.alerts.is_empty()
     }
 
+    /// An alert of the same name, with another meaning, takes over: transitions go on being numbered, so that no key is used twice.
+    pub fn number_on(&mut self, at: usize, old: &Self, old_at: usize) {
+        let spec = Arc::clone(&self.spec);
+        if spec.alerts[at].by != old.spec.alerts[old_at].by {
+            return;
+        }
+        for group in old.alerts[old_at].groups.iter().filter(|g| g.memory.n > 0) {
+            let numbered = Memory { n: group.memory.n, ..Memory::default() };
+            self.alerts[at].add_group(Arc::clone(&group.key), &spec, numbered);
+        }
+    }
+
+    /// A group of a window has ended; another may get its number.
+    pub fn window_group_ended(&mut self, window: usize, group: u32) {
+        for (alert, _) in self.alerts.iter_mut().zip(&self.spec.alerts).filter(|(_, s)| s.window == Some(window)) {
+            if let Some(source) = alert.sources.get_mut(group as usize) {
+                *source = UNKNOWN;
+            }
+        }
+    }
+
     pub fn reads_window(&self, window: usize) -> bool {
         self.spec.alerts.iter().any(|a| a.window == Some(window))
     }

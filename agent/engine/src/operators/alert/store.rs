@@ -4,10 +4,7 @@ use super::{
     Alerts,
     state::{Axis, Memory, State},
 };
-use crate::operators::{
-    OperatorCounts,
-    snapshot::{Reader, SnapshotError, Writer, meaning},
-};
+use crate::operators::snapshot::{Reader, SnapshotError, Writer, meaning};
 
 impl Alerts {
     /// Name and meaning of each: severity, durations and actions may change freely.
@@ -36,11 +33,7 @@ impl Alerts {
     }
 
     pub fn read(&mut self, at: usize, r: &mut Reader<'_>) -> Result<(), SnapshotError> {
-        let mut counts = [0; 13];
-        for value in &mut counts {
-            *value = r.u64()?;
-        }
-        self.alerts[at].counts = OperatorCounts::from_values(counts);
+        self.alerts[at].counts = r.counts()?;
         for _ in 0..r.count()? {
             let key = r.series()?;
             let memory = read_memory(r)?;

@@ -69,6 +69,50 @@ fn what_means_something_else_now_is_dropped_in_words_and_the_rest_lives_on() {
     assert_eq!(restored.counts(), world.operators.counts());
 }
 
+/// The world under another configuration.
+fn edit(mut world: World, edited: EngineSpec) -> (World, Vec<String>) {
+    let edited = Arc::new(edited);
+    let mut table = SeriesTable::new(edited.limits.series_max);
+    let (operators, dropped) = world.operators.migrated(&world.table, Arc::clone(&edited), &mut table).unwrap();
+    (world.operators, world.table, world.spec) = (operators, table, edited);
+    (world, dropped)
+}
+
+#[test]
+fn a_window_that_starts_anew_replaces_no_result_that_was_sent() {
+    let shorter = WindowSpec { every: 5 * S, period: 5 * S, ..window() };
+    let renamed = WindowSpec { name: "other".into(), allowed_lateness: 30 * S, ..window() };
+    let ends = WindowSpec { time_is_end: true, every: 20 * S, period: 20 * S, ..window() };
+    for (edited, expected) in [
+        (shorter, vec!["late m t=7,lag=2 23", "m t_count=1i,t_sum=7 25", "m t_count=1i,t_sum=1 30"]),
+        (renamed, vec!["late m t=7,lag=7 23", "late m t=7,lag=4 26", "m t_count=1i,t_sum=1 30"]),
+        (ends, vec!["m t_count=3i,t_sum=15 40"]),
+    ] {
+        let mut world = World::new(spec(vec![window()], vec![]));
+        world.now = 100;
+        world.batch(&["p m t=1 1", "p m t=2 12", "p m t=3 24", "p m t=4 31"]);
+        assert_eq!(world.take().len(), 3, "0, 10 and 20 were sent");
+        let (mut world, dropped) = edit(world, spec(vec![edited], vec![]));
+        assert_eq!(dropped.len(), 1);
+        world.restart();
+        // From where event time has not come as far.
+        world.batch(&["q m t=7 23", "q m t=7 26", "q m t=1 33"]);
+        world.finish();
+        assert_eq!(world.take(), expected);
+    }
+}
+
+#[test]
+fn an_alert_with_another_condition_uses_no_number_twice() {
+    let mut world = World::new(spec(vec![], vec![alert("t > 80")]));
+    world.batch(&["p m t=81 0", "p m t=1 0", "p m t=82 0"]);
+    assert_eq!(world.take().iter().filter(|l| l.contains("weir_alert")).count(), 3);
+    let (mut world, dropped) = edit(world, spec(vec![], vec![alert("t > 90")]));
+    assert_eq!((dropped.len(), world.operators.levels()), (1, &[false][..]));
+    world.batch(&["p m t=91 0"]);
+    assert!(world.take()[0].contains("state=\"firing\",value=91,n=4i"));
+}
+
 #[test]
 fn damage_is_an_error_wherever_it_is() {
     let world = busy();

@@ -180,6 +180,47 @@ fn a_group_silent_for_its_time_to_live_ends_and_keeps_its_floor() {
 }
 
 #[test]
+fn groups_that_ended_leave_their_place_to_others_and_keep_their_floors() {
+    let mut s = spec(vec![window()], vec![]);
+    s.limits.groups_max = 2;
+    let mut world = World::new(s);
+    world.now = 100;
+    world.batch(&["p m,d=a t=1 95", "p m,d=b t=1 95", "p m,d=c t=1 96"]);
+    assert_eq!(world.counts("w").overflow_groups, 1);
+    world.tick(100 + 86_400);
+    world.take();
+    // A day later there is room for two others; who comes back is measured against what was emitted.
+    world.batch(&["q m,d=c t=2 96", "q m,d=a t=2 96"]);
+    assert_eq!(world.take(), ["late m,d=a t=2,lag=4 96"]);
+    assert_eq!((world.counts("w").overflow_groups, world.counts("w").late, world.counts("w").forgotten), (1, 1, 0));
+    world.restart();
+    world.batch(&["q m,d=a t=2 101", "q m,d=d t=2 120"]);
+    assert_eq!(world.counts("w").overflow_groups, 2);
+    world.finish();
+    assert_eq!(world.take(), ["m,d=c t_count=1i,t_sum=2 90", "m,d=a t_count=1i,t_sum=2 100", "m,d=d t=2 120"]);
+}
+
+#[test]
+fn devices_that_come_and_go_use_up_nothing_and_re_open_nothing() {
+    let mut s = spec(vec![WindowSpec { by: Some(vec!["d".into()]), ..window() }], vec![]);
+    s.limits.groups_max = 3;
+    let mut world = World::new(s);
+    for day in 0..20i64 {
+        world.now = day * 90_000;
+        let lines: Vec<String> = (0..3).map(|i| format!("p m,d={day}-{i} t=1 {}", day * 90_000)).collect();
+        world.batch(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+        world.restart();
+    }
+    assert_eq!((world.counts("w").overflow_groups, world.counts("w").applied), (0, 60));
+    assert_eq!(world.counts("w").forgotten, 54, "of those of today, and the three before them, all is known");
+    world.tick(20 * 90_000);
+    world.take();
+    // Its own floor is forgotten, but not that there was one.
+    world.batch(&["p m,d=0-0 t=5 1"]);
+    assert_eq!(world.take().iter().filter(|l| l.starts_with("late")).count(), 1);
+}
+
+#[test]
 fn groups_are_made_of_the_named_tags_and_global_tags_are_added() {
     let mut s = spec(vec![WindowSpec { by: Some(vec!["d".into()]), ..window() }], vec![]);
     s.global_tags = vec![("host".into(), "gw".into())];

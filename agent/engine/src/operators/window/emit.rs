@@ -49,7 +49,7 @@ impl WindowOperator {
             return;
         }
         let grid = self.grid;
-        let mut from = grid.first_ending_after(before);
+        let mut from = self.groups[group as usize].next_open(&grid);
         while let Some(start) = self.groups[group as usize].next_window(&grid, from) {
             if grid.end(start) > watermark {
                 break;
@@ -86,7 +86,7 @@ impl WindowOperator {
     /// All its partitions are silent: what is open is emitted as it stands, once for what it holds.
     pub(super) fn emit_early(&mut self, group: u32, out: &mut Out<'_>) {
         let grid = self.grid;
-        let mut from = grid.first_ending_after(self.groups[group as usize].watermark);
+        let mut from = self.groups[group as usize].next_open(&grid);
         while let Some(start) = self.groups[group as usize].next_window(&grid, from) {
             let state = &self.groups[group as usize];
             let points = state.window_points(start, grid.period);
@@ -103,7 +103,7 @@ impl WindowOperator {
         let grid = self.grid;
         let state = &mut self.groups[group as usize];
         let pane = state.panes[at].start;
-        let mut start = grid.first_window(pane);
+        let mut start = grid.first_window(pane).max(state.floor);
         while start <= pane && grid.end(start) <= state.watermark {
             if grid.free(start) > state.watermark {
                 let place = state.emitted.partition_point(|e| e.start < start);
@@ -162,31 +162,12 @@ impl WindowOperator {
     /// All finite inputs have ended: everything open is complete. What comes later is measured against what was emitted.
     pub fn finish(&mut self, out: &mut Out<'_>) {
         for group in 0..self.groups.len() as u32 {
-            self.end_group(group, out);
+            self.close_group(group, out);
         }
     }
 
-    /// Groups silent for their time-to-live are emitted for the last time; their watermark stays as the floor.
-    pub fn expire(&mut self, out: &mut Out<'_>) {
-        if out.now.observed < self.expiry {
-            return;
-        }
-        self.expiry = i64::MAX;
-        for group in 0..self.groups.len() as u32 {
-            let state = &self.groups[group as usize];
-            if state.panes.is_empty() {
-                continue;
-            }
-            let due = state.observed.saturating_add(self.spec.time.group_ttl);
-            if due <= out.now.observed {
-                self.end_group(group, out);
-            } else {
-                self.expiry = self.expiry.min(due);
-            }
-        }
-    }
-
-    fn end_group(&mut self, group: u32, out: &mut Out<'_>) {
+    /// Emits everything a group holds, as complete.
+    pub(super) fn close_group(&mut self, group: u32, out: &mut Out<'_>) {
         if let Some(end) = self.groups[group as usize].last_free(&self.grid) {
             self.reach(group, end, out);
             self.groups[group as usize].due = i64::MAX;

@@ -85,6 +85,8 @@ pub(crate) struct Group {
     pub route: u64,
     /// Watermark as far as it was looked at: it never goes back, and whatever ends at or below it has been dealt with.
     pub watermark: i64,
+    /// Windows that start below it are never emitted.
+    pub floor: i64,
     /// Watermark at which something has to be done, [`i64::MAX`] without panes.
     pub due: i64,
     /// Which of its partitions keeps the watermark below `due`.
@@ -119,6 +121,7 @@ impl Group {
             series,
             route,
             watermark: i64::MIN,
+            floor: i64::MIN,
             due: i64::MAX,
             watch: 0,
             partitions: Vec::new(),
@@ -157,9 +160,14 @@ impl Group {
     /// The watermark at which the next window closes, or the next pane or emitted window is let go.
     pub fn next_due(&self, grid: &Grid) -> i64 {
         let Some(pane) = self.panes.first() else { return i64::MAX };
-        let open = self.next_window(grid, grid.first_ending_after(self.watermark)).map_or(i64::MAX, |w| grid.end(w));
+        let open = self.next_window(grid, self.next_open(grid)).map_or(i64::MAX, |w| grid.end(w));
         let emitted = self.emitted.first().map_or(i64::MAX, |e| grid.free(e.start));
         open.min(grid.free(pane.start)).min(emitted)
+    }
+
+    /// Start of the first window that may still be emitted as it closes.
+    pub fn next_open(&self, grid: &Grid) -> i64 {
+        grid.first_ending_after(self.watermark).max(self.floor)
     }
 
     /// The end of everything it holds: a watermark that closes and frees it all.

@@ -5,7 +5,8 @@
 //! | `aggregate`, `sketch` | accumulators of one field |
 //! | `pane`, `group` | accumulators of one group over `every`; a group's fields, panes and watermark |
 //! | `progress` | when something is due, without looking at every group for every point |
-//! | `emit` | closing, early emission, revisions, the end |
+//! | `emit` | closing, early emission, revisions |
+//! | `ended` | what is left of groups that are no more |
 //! | `state` | what a snapshot keeps of it |
 //!
 //! How the rules are read where they leave room:
@@ -18,13 +19,14 @@
 
 pub(super) mod aggregate;
 mod emit;
+pub(super) mod ended;
 pub(super) mod group;
 pub(super) mod pane;
 mod progress;
 pub(super) mod sketch;
 pub(super) mod state;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -33,6 +35,7 @@ use weir_plugin_api::{Cell, Series, SeriesParts, filter::Globs};
 use self::{
     aggregate::{Class, Layout},
     emit::Staged,
+    ended::Ended,
     group::{Grid, Group, Slot},
     pane::Pane,
 };
@@ -77,7 +80,13 @@ pub(super) struct WindowOperator {
     takes: Vec<u8>,
     /// Names of the results' fields, by field id, one per aggregate.
     names: Vec<Option<Box<[Arc<str>]>>>,
+    /// By number; those in `free` are no more.
     groups: Vec<Group>,
+    /// Numbers of groups that have ended: the next ones get them, the lowest first.
+    free: BTreeSet<u32>,
+    /// Series of those.
+    nobody: Arc<Series>,
+    ended: Ended,
     keys: HashMap<Arc<Series>, u32, FixedState>,
     /// By partition index: groups it ever fed.
     fed: Vec<Vec<u32>>,
@@ -87,7 +96,7 @@ pub(super) struct WindowOperator {
     reopened: Vec<u32>,
     /// None of them is due before this observed time.
     reemit: i64,
-    /// No group with panes is silent for its time-to-live before this observed time.
+    /// No group has been silent for its time-to-live before this observed time.
     expiry: i64,
     /// Open panes of all groups.
     panes: usize,
@@ -112,6 +121,9 @@ impl WindowOperator {
             takes: Vec::new(),
             names: Vec::new(),
             groups: Vec::new(),
+            free: BTreeSet::new(),
+            nobody: Arc::new(Series::new(&SeriesParts::default())),
+            ended: Ended::default(),
             keys: HashMap::with_hasher(FixedState::default()),
             fed: Vec::new(),
             due: Vec::new(),
@@ -265,17 +277,18 @@ impl WindowOperator {
             self.series[side][id] = DROPPED;
             return Err(Outcome::NotTaken);
         }
-        if self.series[side][id] == REFUSED && self.groups.len() >= self.spec.limits.groups_max {
+        let full = self.groups.len() - self.free.len() >= self.spec.limits.groups_max.min(REFUSED as usize);
+        if self.series[side][id] == REFUSED && full {
             return Err(self.refuse_group(point, table));
         }
         let key = Arc::new(self.result_series(series, point.provisional));
         let group = match self.keys.get(&key) {
             Some(group) => *group,
-            None if self.groups.len() >= self.spec.limits.groups_max.min(REFUSED as usize) => {
+            None if full => {
                 self.series[side][id] = REFUSED;
                 return Err(self.refuse_group(point, table));
             }
-            None => self.add_group(key),
+            None => self.begin_group(key, out.now.observed),
         };
         self.series[side][id] = group;
         self.join(group, point.partition, partitions, out);
@@ -291,12 +304,19 @@ impl WindowOperator {
         Outcome::Refused
     }
 
-    fn add_group(&mut self, series: Arc<Series>) -> u32 {
-        let group = self.groups.len() as u32;
+    /// A group begins, or begins again above what was emitted before it ended.
+    fn begin_group(&mut self, series: Arc<Series>, observed: i64) -> u32 {
+        let floor = self.ended.take(&series);
+        let number = self.free.pop_first().unwrap_or(self.groups.len() as u32);
         let route = route::results_route(&self.spec, &series);
-        self.keys.insert(Arc::clone(&series), group);
-        self.groups.push(Group::new(series, route));
-        group
+        self.keys.insert(Arc::clone(&series), number);
+        let group = Group { watermark: floor.watermark, floor: floor.start, observed, ..Group::new(series, route) };
+        self.expiry = self.expiry.min(observed.saturating_add(self.spec.time.group_ttl));
+        match self.groups.get_mut(number as usize) {
+            Some(slot) => *slot = group,
+            None => self.groups.push(group),
+        }
+        number
     }
 
     fn result_series(&self, series: &Series, provisional: bool) -> Series {
@@ -332,9 +352,9 @@ impl WindowOperator {
             self.settle(group, partitions, out);
             at = self.groups[group as usize].find_pane(point.time, self.grid.every).unwrap_or_else(|at| at);
         }
-        let watermark = self.groups[group as usize].watermark;
-        if free <= watermark {
-            return Err(self.late(point, watermark));
+        let Group { watermark, floor, .. } = self.groups[group as usize];
+        if free <= watermark || start < floor {
+            return Err(self.late(point, watermark.max(floor)));
         }
         if self.groups[group as usize].panes.len() >= self.spec.limits.panes_per_group_max {
             self.counts.overflow_panes += 1;
@@ -344,7 +364,6 @@ impl WindowOperator {
         pane.reset(start);
         self.groups[group as usize].panes.insert(at, pane);
         self.panes += 1;
-        self.expiry = self.expiry.min(out.now.observed.saturating_add(self.spec.time.group_ttl));
         self.arm(group, partitions);
         Ok(at)
     }

@@ -108,7 +108,9 @@ impl WindowOperator {
         if state.watermark(partitions, self.grid.lateness) > state.watermark {
             self.settle(group, partitions, out);
         }
-        self.fed[slot].push(group);
+        // In the order of their numbers, whatever way the state came about: what is emitted together is emitted in this order.
+        let place = self.fed[slot].partition_point(|known| *known < group);
+        self.fed[slot].insert(place, group);
         self.groups[group as usize].partitions.push(partition);
         // When all others are silent, it is the one that moves the group now.
         if self.groups[group as usize].due != i64::MAX {

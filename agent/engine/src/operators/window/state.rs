@@ -1,14 +1,17 @@
 //! What a snapshot keeps of a window.
 
+use std::sync::Arc;
+
 use super::{
     WindowOperator,
     aggregate::Class,
+    ended::{Floor, Tombstone},
     group::{Emitted, Group, Slot},
     pane::{Ends, Pane},
     sketch::{Buckets, EXACT_MAX, Sketch},
 };
 use crate::operators::{
-    OperatorCounts,
+    route,
     snapshot::{Reader, SnapshotError, Writer, meaning},
     time::Partitions,
 };
@@ -25,10 +28,13 @@ impl WindowOperator {
 
     pub fn write(&self, w: &mut Writer<'_>, partitions: &Partitions) {
         self.counts.fields().iter().for_each(|(_, v)| w.u64(*v));
-        w.u32(self.groups.len());
-        for group in &self.groups {
+        w.u32(self.groups.len() - self.free.len());
+        for (number, group) in self.live() {
+            // Numbers decide in which order results leave: they stay.
+            w.u32(number as usize);
             w.series(&group.series);
             w.i64(group.watermark(partitions, self.grid.lateness));
+            w.i64(group.floor);
             w.i64(group.observed);
             w.partitions(&group.partitions);
             w.u32(group.fields.len());
@@ -47,23 +53,69 @@ impl WindowOperator {
                 w.u8(u8::from(emitted.dirty));
             }
         }
+        self.write_ended(w);
     }
 
     pub fn read(&mut self, r: &mut Reader<'_>, partitions: &Partitions) -> Result<(), SnapshotError> {
-        let mut counts = [0; 13];
-        for value in &mut counts {
-            *value = r.u64()?;
-        }
-        self.counts = OperatorCounts::from_values(counts);
+        self.counts = r.counts()?;
         for _ in 0..r.count()? {
+            if r.has_ended() {
+                self.read_number(r)?;
+            }
             self.read_group(r, partitions)?;
+        }
+        if r.has_ended() {
+            self.read_ended(r)?;
+        }
+        Ok(())
+    }
+
+    /// The number of the next group; those between are free. Where fewer groups are allowed now, it may get a lower one.
+    fn read_number(&mut self, r: &mut Reader<'_>) -> Result<(), SnapshotError> {
+        let number = r.place()?;
+        if number < self.groups.len() {
+            return r.damaged();
+        }
+        while self.groups.len() < number && number < self.spec.limits.groups_max {
+            self.free.insert(self.groups.len() as u32);
+            self.groups.push(Group::new(Arc::clone(&self.nobody), 0));
+        }
+        Ok(())
+    }
+
+    fn write_ended(&self, w: &mut Writer<'_>) {
+        write_floor(self.ended.common, w);
+        w.u32(self.ended.len());
+        for (series, stone) in self.ended.iter() {
+            w.series(series);
+            write_floor(stone.floor, w);
+            w.i64(stone.observed);
+        }
+    }
+
+    fn read_ended(&mut self, r: &mut Reader<'_>) -> Result<(), SnapshotError> {
+        self.ended.common = read_floor(r)?;
+        for _ in 0..r.count()? {
+            let series = r.series()?;
+            let stone = Tombstone { floor: read_floor(r)?, observed: r.i64()? };
+            self.counts.forgotten += self.ended.add(&series, stone, self.spec.limits.groups_max);
         }
         Ok(())
     }
 
     fn read_group(&mut self, r: &mut Reader<'_>, partitions: &Partitions) -> Result<(), SnapshotError> {
-        let id = self.add_group(r.series()?);
-        let mut group = Group { watermark: r.i64()?, observed: r.i64()?, partitions: r.partitions()?, ..self.groups[id as usize].clone() };
+        let series = r.series()?;
+        let id = self.groups.len() as u32;
+        let route = route::results_route(&self.spec, &series);
+        self.keys.insert(Arc::clone(&series), id);
+        let mut group = Group {
+            watermark: r.i64()?,
+            floor: if r.has_ended() { r.i64()? } else { i64::MIN },
+            observed: r.i64()?,
+            partitions: r.partitions()?,
+            ..Group::new(series, route)
+        };
+        self.expiry = self.expiry.min(group.observed.saturating_add(self.spec.time.group_ttl));
         // A field the table has no room for keeps its slot, so that the words of the others stay where they are.
         let stride = self.layout.stride;
         for _ in 0..r.count()? {
@@ -80,7 +132,6 @@ impl WindowOperator {
             if !fits || group.panes.last().is_some_and(|last| last.start >= pane.start) {
                 return r.damaged();
             }
-            self.expiry = self.expiry.min(group.observed.saturating_add(self.spec.time.group_ttl));
             group.panes.push(pane);
             self.panes += 1;
         }
@@ -107,10 +158,19 @@ impl WindowOperator {
             }
             self.fed[slot].push(id);
         }
-        self.groups[id as usize] = group;
+        self.groups.push(group);
         self.arm(id, partitions);
         Ok(())
     }
+}
+
+fn write_floor(floor: Floor, w: &mut Writer<'_>) {
+    w.i64(floor.watermark);
+    w.i64(floor.start);
+}
+
+fn read_floor(r: &mut Reader<'_>) -> Result<Floor, SnapshotError> {
+    Ok(Floor { watermark: r.i64()?, start: r.i64()? })
 }
 
 fn write_pane(pane: &Pane, w: &mut Writer<'_>) {
