@@ -134,7 +134,7 @@ fn a_held_output_is_an_alert_that_survives_kill_9_and_ends_when_somebody_acts() 
     eventually("it tries again and is refused", || (server.requests() > before).then_some(()));
     append(directory.path(), "m a=3 1700000003000000000\n");
     eventually("others are not held", || output(directory.path()).contains("a=3").then_some(()));
-    assert_eq!(alerts(directory.path()), [firing.clone()], "nothing has changed, nothing is told");
+    assert_eq!(alerts(directory.path()), std::slice::from_ref(&firing), "nothing has changed, nothing is told");
     assert!(agent.terminate().success());
 
     server.answer(TAKES);
