@@ -7,4 +7,5 @@ mod configs;
 mod crash;
 mod docs;
 mod operation;
+mod store_cmd;
 mod support;

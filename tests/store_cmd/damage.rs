@@ -1,0 +1,195 @@
+//! Damaged copies: what the agent says that starts on one, what `verify` and `export` say, and that they change nothing.
+
+use std::{fs, path::Path};
+
+use proptest::prelude::*;
+
+use super::{Contents, Home, contents, err, lines, looked, out, store};
+use crate::support::{agent::Agent, eventually};
+
+/// The first file of a kind, from the back.
+fn last(files: &Contents, prefix: &str) -> String {
+    files.keys().rev().find(|n| n.starts_with(prefix)).cloned().expect("there is one")
+}
+
+fn change(directory: &Path, file: &str, change: impl FnOnce(&mut Vec<u8>)) {
+    let path = directory.join(file);
+    let mut content = fs::read(&path).expect("it can be read");
+    change(&mut content);
+    fs::write(&path, content).expect("written");
+}
+
+/// Where a block begins whose records a start needs, with another behind it: file, offset, first and last record.
+fn needed_block(home: &Home, copy: &str) -> (String, usize, u64, u64) {
+    let printed = out(&store(home.path(), &["cat", copy]));
+    let mut blocks: Vec<(String, usize, u64, u64)> = Vec::new();
+    for line in printed.lines().filter(|l| l.starts_with("journal-")) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (file, at, record) = (words[0].to_owned(), words[2].parse().expect("an offset"), words[4].parse().expect("a number"));
+        match blocks.last_mut().filter(|b| (&b.0, b.1) == (&file, at)) {
+            Some(block) => block.3 = record,
+            None => blocks.push((file, at, record, record)),
+        }
+    }
+    assert!(blocks.len() >= 3, "{printed}");
+    blocks.swap_remove(blocks.len() / 2)
+}
+
+/// Starts an agent on the copy; what it logs until it has read what waits, and that it goes on.
+fn started(home: &Home, copy: &str) -> String {
+    let path = home.path();
+    let life = path.join(format!("life-{copy}"));
+    fs::create_dir(&life).expect("made");
+    fs::copy(path.join("in.lp"), life.join("in.lp")).expect("copied");
+    fs::rename(path.join(copy), life.join("state")).expect("moved");
+    let agent = Agent::start(&life, &super::config(crate::support::free_port()));
+    let before = super::recorded(&agent);
+    let mut input = fs::OpenOptions::new().append(true).open(life.join("in.lp")).expect("the followed file");
+    std::io::Write::write_all(&mut input, lines(9000, 9010).as_bytes()).expect("appended");
+    eventually("it goes on", || (super::recorded(&agent) > before).then_some(()));
+    eventually("it has tried what waits", || agent.log().contains("write failed").then_some(()));
+    let status = agent.status();
+    // Without any state nobody knows what deliveries of lost records were routed.
+    let whole = copy != "none";
+    assert!(!whole || status["residues"].as_array().is_some_and(Vec::is_empty), "{copy}: the ledger balances: {status}");
+    let log = agent.log();
+    agent.kill();
+    log
+}
+
+/// A damaged copy: `verify` and `export` exit with 1 and name `expected`, nothing changes, the agent starts and says `said`.
+fn damaged(home: &Home, name: &str, expected: &[&str], said: &[&str]) {
+    let verified = looked(home, name, &["verify", name]);
+    let exported = looked(home, name, &["export", name, "--format", "csv"]);
+    assert_eq!(verified.status.code(), Some(1), "{name}: {}{}", out(&verified), err(&verified));
+    assert_eq!(exported.status.code(), Some(1), "{name}: {}", err(&exported));
+    for words in expected {
+        assert!(out(&verified).contains(words), "{name}: {words}: {}", out(&verified));
+        assert!(err(&exported).contains(words), "{name}: {words}: {}", err(&exported));
+    }
+    let log = started(home, name);
+    for words in said {
+        assert!(log.contains(words), "{name}: {words}: {log}");
+    }
+}
+
+#[test]
+fn a_damaged_journal_is_named_alike_by_the_agent_and_by_the_commands() {
+    let home = Home::new();
+    for name in ["flipped", "headless", "zeroed", "cut", "deleted"] {
+        home.copy(name);
+    }
+    let (file, at, first, last) = needed_block(&home, "flipped");
+    let path = |copy: &str| home.path().join(copy);
+    let lost = format!("{} records from {first} on", last + 1 - first);
+    let place = format!("{file} at {at}: ");
+    let records = format!("records {first} to {last}");
+
+    change(&path("flipped"), &file, |bytes| bytes[at + 200] ^= 4);
+    damaged(
+        &home,
+        "flipped",
+        &[&place, &records, "300 points of 2023-11-14T22:", "inputs tail; lost"],
+        &["damaged store", &lost, "300 points"],
+    );
+    change(&path("headless"), &file, |bytes| bytes[at + 17] ^= 1);
+    damaged(&home, "headless", &[&place, &records, "between 2023-11-14T22:"], &["damaged store", &lost]);
+    change(&path("zeroed"), &file, |bytes| bytes[at..at + 4096].fill(0));
+    damaged(&home, "zeroed", &[&place, &records], &["damaged store", &lost]);
+    // Without a later block nobody knows what was durable: then the end is gone without a word, in the agent as in the commands.
+    for name in ["cut", "deleted"] {
+        if name == "cut" {
+            change(&path(name), &file, |bytes| bytes.truncate(at));
+        } else {
+            fs::remove_file(path(name).join(&file)).expect("removed");
+        }
+        let verified = looked(&home, name, &["verify", name]);
+        let said = started(&home, name).contains("damaged store");
+        assert_eq!(verified.status.code(), Some(i32::from(said)), "{name}: {}", out(&verified));
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_or_id_is_named_alike_by_the_agent_and_by_the_commands() {
+    let home = Home::new();
+    for name in ["flipped", "cut", "none", "id", "lostid"] {
+        home.copy(name);
+    }
+    let path = |copy: &str| home.path().join(copy);
+    let files = contents(&path("flipped"));
+    let newest = last(&files, "checkpoint-");
+    change(&path("flipped"), &newest, |bytes| bytes[100] ^= 1);
+    damaged(&home, "flipped", &[&format!("{newest}: the checkpoint is damaged")], &["damaged store", &newest]);
+    change(&path("cut"), &newest, |bytes| bytes.truncate(50));
+    damaged(&home, "cut", &[&newest], &["damaged store", &newest]);
+    for file in files.keys().filter(|f| f.starts_with("checkpoint-")) {
+        change(&path("none"), file, |bytes| bytes[4] ^= 1);
+    }
+    damaged(&home, "none", &["checkpoint-0000000001: ", "checkpoint-0000000002: "], &["damaged store"]);
+    change(&path("id"), "id", |bytes| bytes[0] ^= 1);
+    damaged(&home, "id", &["id: not the id of any block"], &["damaged store"]);
+    fs::remove_file(path("lostid").join("id")).expect("removed");
+    damaged(&home, "lostid", &["id: missing"], &["damaged store"]);
+}
+
+#[test]
+fn a_damaged_outbox_is_named_alike_by_the_agent_and_by_the_commands() {
+    let home = Home::new();
+    for name in ["flipped", "headless", "cut", "deleted"] {
+        home.copy(name);
+    }
+    let path = |copy: &str| home.path().join(copy);
+    let segment = last(&contents(&path("flipped")), "outbox-1-");
+    change(&path("flipped"), &segment, |bytes| bytes[300] ^= 1);
+    damaged(
+        &home,
+        "flipped",
+        &[&format!("{segment} at 0: the payload is damaged"), "points of 2023-11-14T22:"],
+        &["outbox block is damaged"],
+    );
+    change(&path("headless"), &segment, |bytes| bytes[20] ^= 1);
+    damaged(&home, "headless", &[&format!("{segment} at 0: "), "is gone"], &["damaged store"]);
+    change(&path("cut"), &segment, |bytes| bytes.truncate(400));
+    damaged(&home, "cut", &[&format!("{segment} at ")], &["outbox block is damaged"]);
+    fs::remove_file(path("deleted").join(&segment)).expect("removed");
+    damaged(&home, "deleted", &["outbox-1: the block of ", "is gone"], &["an outbox block is missing", "output http, "]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_damaged_nothing_panics_and_nothing_changes(
+        damages in prop::collection::vec((any::<prop::sample::Index>(), 0..4u8, any::<prop::sample::Index>(), 0..8u8), 1..12),
+    ) {
+        let home = Home::new();
+        let copy = home.copy("copy");
+        let files = contents(&copy);
+        let names: Vec<&String> = files.keys().collect();
+        for (file, how, at, bit) in damages {
+            let name = names[file.index(names.len())];
+            if !copy.join(name).exists() {
+                continue;
+            }
+            match how {
+                0 => fs::remove_file(copy.join(name)).expect("removed"),
+                _ => change(&copy, name, |bytes| {
+                    // Most of a journal is empty: the front is where it hurts.
+                    let at = at.index(bytes.len().clamp(1, 40_000));
+                    match how {
+                        1 => bytes.truncate(at),
+                        2 => bytes.iter_mut().skip(at).take(4096).for_each(|b| *b = 0),
+                        _ => bytes.iter_mut().skip(at).take(1).for_each(|b| *b ^= 1 << bit),
+                    }
+                }),
+            }
+        }
+        let before = contents(&copy);
+        for arguments in [&["verify", "copy"][..], &["export", "copy"], &["ls", "copy"], &["cat", "copy", "--all"]] {
+            let output = store(home.path(), arguments);
+            prop_assert!(matches!(output.status.code(), Some(0..=2)), "{:?}: {}", arguments, err(&output));
+            prop_assert!(!err(&output).contains("panicked"), "{:?}: {}", arguments, err(&output));
+        }
+        prop_assert_eq!(contents(&copy), before);
+    }
+}
