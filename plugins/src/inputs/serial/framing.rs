@@ -24,7 +24,7 @@ pub(super) enum Piece<'a> {
     Whole(&'a [u8]),
     /// A payload larger than the bound; its beginning.
     TooLarge(&'a [u8]),
-    /// Half a payload of fixed length, and then a pause.
+    /// Half a payload of fixed length, and then a pause; or half of any, and then the end of the connection.
     Torn(&'a [u8]),
 }
 
@@ -146,6 +146,14 @@ impl Splitter {
         }
         let bytes = &self.buffer[range];
         Some(if self.rule == Rule::Idle { Piece::Whole(bytes) } else { Piece::Torn(bytes) })
+    }
+
+    /// Nothing more comes on this connection: what is half there, so that it can be counted, is thrown away.
+    pub(super) fn cut_off(&mut self) -> Option<Piece<'_>> {
+        let discarding = std::mem::take(&mut self.discarding);
+        let Found::Whole(range) = self.take(self.buffer.len(), 0) else { return None };
+        let blank = self.rule == Rule::Line && self.buffer[range.clone()].trim_ascii().is_empty();
+        (!range.is_empty() && !discarding && !blank).then(|| Piece::Torn(&self.buffer[range]))
     }
 
     /// Whether a pause would mean something now.

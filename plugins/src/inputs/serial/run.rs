@@ -133,15 +133,16 @@ impl Pieces {
             let collector = &mut context.collector;
             collector.set_read_at(collector.clock().steady());
             let handled = match came {
-                Came::Bytes(Err(error)) => return Over::Lost(error),
-                Came::Bytes(Ok(0)) => return Over::Lost(std::io::ErrorKind::UnexpectedEof.into()),
+                Came::Bytes(Err(error)) => return self.lost(collector, error),
+                Came::Bytes(Ok(0)) => return self.lost(collector, std::io::ErrorKind::UnexpectedEof.into()),
                 Came::Bytes(Ok(len)) => {
                     retry.recovered();
                     self.splitter.feed(&bytes[..len]);
                     self.take(collector)
                 }
-                // What waited for its pause at a stop is whole: nothing more will be read.
-                Came::Pause | Came::Stop => self.pause(collector),
+                Came::Pause => self.pause(collector),
+                // What waited for its pause is whole: nothing more will be read. Half a line is not.
+                Came::Stop => self.pause(collector).and_then(|()| self.cut_off(collector)),
             };
             if let Err(closed) = handled.and_then(|()| hand_over(collector)) {
                 return Over::Closed(closed);
@@ -160,6 +161,21 @@ impl Pieces {
         Ok(())
     }
 
+    /// The port is gone, perhaps in the middle of a payload.
+    fn lost(&mut self, collector: &mut Collector, error: std::io::Error) -> Over {
+        match self.cut_off(collector).and_then(|()| hand_over(collector)) {
+            Ok(()) => Over::Lost(error),
+            Err(closed) => Over::Closed(closed),
+        }
+    }
+
+    fn cut_off(&mut self, collector: &mut Collector) -> Result<(), Closed> {
+        match self.splitter.cut_off() {
+            Some(piece) => decode(&piece, self.decoder.as_mut(), collector),
+            None => Ok(()),
+        }
+    }
+
     fn pause(&mut self, collector: &mut Collector) -> Result<(), Closed> {
         match self.splitter.pause() {
             Some(piece) => decode(&piece, self.decoder.as_mut(), collector),
@@ -176,7 +192,7 @@ fn decode(piece: &Piece<'_>, decoder: &mut dyn Decoder, collector: &mut Collecto
             return Ok(());
         }
         Piece::Torn(sample) => {
-            let reason = format!("only {} bytes came before a pause", sample.len());
+            let reason = format!("only {} bytes came before a pause or the end of the connection", sample.len());
             collector.refuse(Refusal::Frame, reason, sample);
             return Ok(());
         }

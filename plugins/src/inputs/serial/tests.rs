@@ -189,6 +189,16 @@ async fn a_port_that_is_pulled_out_is_read_again_when_it_is_back() {
     std::os::unix::fs::symlink(&pty.path, &link).unwrap();
     pty.write(b"two\n");
     assert_eq!(running.points(1).await, ["m text=\"two\" ?"]);
+    assert_eq!(running.receiver.counts.refused_frame, 1, "the half line is counted, not joined with what comes later");
+    // What is half there at a stop is lost as well.
+    pty.write(b"three\nhal");
+    assert_eq!(running.points(1).await, ["m text=\"three\" ?"]);
+    running.stop.request();
+    until(|| {
+        running.receiver.take();
+        running.receiver.counts.refused_frame == 2
+    })
+    .await;
     running.end().await;
 }
 
@@ -209,6 +219,53 @@ async fn noise_of_a_wrong_baud_rate_costs_counts_and_no_memory() {
     assert_eq!(running.points(1).await, ["m text=\"fine\" ?"]);
     assert_eq!(running.receiver.counts.refused_size, 1);
     running.end().await;
+}
+
+/// What a wrong baud rate gives, for every codec of text: bytes of any value, in pieces of any length.
+#[cfg(all(feature = "codec-influx", feature = "codec-json", feature = "codec-csv", feature = "codec-value"))]
+#[tokio::test]
+async fn noise_reaches_every_codec_and_good_lines_after_it_are_read() {
+    use crate::codecs;
+    use weir_plugin_api::options::{Diagnostics, Item, Node, Place, Section, Table};
+    let node = |item| Node { place: Place::default(), item, secret: false };
+    let text = |text: &str| node(Item::Text(text.into()));
+    for (format, good) in [("influx", "m v=7"), ("json", r#"{"v":7}"#), ("csv", "7"), ("value", "7")] {
+        let mut entries = vec![("data_format", text(format))];
+        match format {
+            "csv" => entries.push(("csv_column_names", node(Item::Array(vec![text("v")])))),
+            "value" => entries.push(("data_type", text("float"))),
+            _ => {}
+        }
+        let entries = entries.into_iter().map(|(key, node)| (key.to_owned(), Place::default(), node)).collect();
+        let (table, diagnostics) = (Table { entries }, Diagnostics::default());
+        let decoder = codecs::decoder(&Section::new("inputs.serial", &table, Place::default(), &diagnostics)).unwrap();
+        let mut pty = Pty::open();
+        let reading = Reading::pieces(Splitter::new(Rule::Line, 64), decoder, Duration::from_millis(20), false);
+        let mut running = start(&pty.path, reading, Resume::default());
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..200 {
+            let noise: Vec<u8> = std::iter::repeat_with(|| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                // More ends of lines than chance has, or hardly a codec would see anything.
+                if random >> 40 & 31 == 0 { b'\n' } else { (random >> 56) as u8 }
+            })
+            .take(100)
+            .collect();
+            let mut rest = &noise[..];
+            until(|| {
+                running.receiver.take();
+                rest = &rest[pty.far.write(rest).unwrap_or(0)..];
+                rest.is_empty()
+            })
+            .await;
+        }
+        pty.write(format!("\n{good}\n").as_bytes());
+        until(|| running.receiver.take().iter().any(|line| line.contains("=7 ") || line.contains("=7i "))).await;
+        let counts = running.receiver.counts;
+        assert!(counts.not_recorded() > 100 || format == "csv", "{format}: {counts:?}");
+        assert!(counts.read >= counts.not_recorded() && counts.read > 100, "{format}: {counts:?}");
+        running.end().await;
+    }
 }
 
 #[cfg(feature = "codec-frame")]

@@ -6,10 +6,11 @@ use std::{io, time::Duration};
 use tokio::net::{UdpSocket, UnixDatagram};
 use weir_plugin_api::{
     Position,
+    collector::Refusal,
     plugin::{Decoder, InputContext, PluginError},
 };
 
-/// The largest datagram.
+/// The largest datagram; UDP has none larger.
 const DATAGRAM_MAX: usize = 64 * 1024;
 /// Datagrams read without letting other tasks run.
 const BURST: usize = 64;
@@ -52,7 +53,8 @@ pub(super) async fn udp(socket: &UdpSocket, decoder: &mut dyn Decoder, context: 
 
 /// Reads a local datagram socket until a stop is requested.
 pub(super) async fn unixgram(socket: &UnixDatagram, decoder: &mut dyn Decoder, context: &mut InputContext) -> Result<(), PluginError> {
-    let mut buffer = vec![0; DATAGRAM_MAX];
+    // One byte more tells a datagram that was cut off from the largest one.
+    let mut buffer = vec![0; DATAGRAM_MAX + 1];
     let stop = context.stop.clone();
     loop {
         tokio::select! {
@@ -61,6 +63,10 @@ pub(super) async fn unixgram(socket: &UnixDatagram, decoder: &mut dyn Decoder, c
         }
         for _ in 0..BURST {
             match socket.try_recv(&mut buffer) {
+                Ok(read) if read > DATAGRAM_MAX => {
+                    let reason = format!("a datagram longer than {DATAGRAM_MAX} bytes");
+                    context.collector.refuse(Refusal::Size, reason, &buffer[..read]);
+                }
                 Ok(read) => super::feed(decoder, &buffer[..read], context).await?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(failed(error)),

@@ -203,3 +203,49 @@ async fn a_port_that_is_taken_is_named() {
     let Err(error) = Address::parse(&format!("tcp://{}", running.address)).unwrap().bind(None).await else { panic!("bound twice") };
     assert!(error.0.contains(&running.address), "{error}");
 }
+
+#[tokio::test]
+async fn a_datagram_that_is_cut_off_is_refused_and_not_read_in_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d");
+    let mut running = Running::start(&format!("unixgram://{}", path.display()), 4, |_| {}).await;
+    let socket = UnixDatagram::unbound().unwrap();
+    for length in [64 * 1024, 64 * 1024 + 1, 100_000] {
+        socket.send_to(&vec![b'x'; length], &path).await.unwrap();
+    }
+    socket.send_to(b"after", &path).await.unwrap();
+    let lengths: Vec<usize> = running.texts(2).await.iter().map(String::len).collect();
+    assert_eq!(lengths, [64 * 1024, "after".len()]);
+    running.until(|r| r.receiver.counts.refused_size == 2).await;
+    running.finish().await;
+}
+
+#[tokio::test]
+async fn the_largest_datagram_of_udp_is_read_whole() {
+    let mut running = Running::start("udp://127.0.0.1:0", 4, |_| {}).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(&[b'x'; 65_507], &running.address).await.unwrap();
+    assert_eq!(running.texts(1).await[0].len(), 65_507);
+    running.finish().await;
+}
+
+#[tokio::test]
+async fn a_line_without_end_is_counted_once_and_keeps_no_memory_or_neighbour() {
+    let mut running = Running::start("tcp://127.0.0.1:0", 16, |s| s.message_max = 1 << 20).await;
+    let (mut endless, mut other) =
+        (TcpStream::connect(&running.address).await.unwrap(), TcpStream::connect(&running.address).await.unwrap());
+    let writing = tokio::spawn(async move {
+        for _ in 0..256 {
+            endless.write_all(&vec![b'x'; 256 * 1024]).await.unwrap();
+        }
+        endless
+    });
+    other.write_all(b"here\n").await.unwrap();
+    assert_eq!(running.texts(1).await, ["here"]);
+    running.until(|r| r.receiver.counts.refused_size == 1).await;
+    drop(writing.await.unwrap());
+    other.write_all(b"there\n").await.unwrap();
+    assert_eq!(running.texts(2).await, ["here", "there"]);
+    let running = running.finish().await;
+    assert_eq!((running.receiver.counts.read, running.receiver.counts.refused_size), (3, 1));
+}
