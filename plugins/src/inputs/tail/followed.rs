@@ -27,6 +27,8 @@ use super::{
 const HEAD: u64 = 1024;
 /// A file that was replaced is followed until it was quiet for so long: its writer may still hold it.
 const LINGER: Duration = Duration::from_secs(3);
+/// A file that can't be read is opened anew after so long.
+const REOPEN_AFTER: Duration = Duration::from_secs(30);
 /// Bytes of rows that a header may have.
 const HEADER_MAX: u64 = 64 * 1024;
 
@@ -77,6 +79,8 @@ pub(super) struct Followed {
     /// Since when another file stands at its path and it does not grow.
     gone: Option<Instant>,
     over: bool,
+    /// It could not be read: until then it is left alone, and opened anew after.
+    reopen_at: Option<Instant>,
     /// Its beginning must be recorded, as it is not 0.
     unsaid: bool,
     /// Rows of a header that stand before its beginning.
@@ -89,6 +93,8 @@ enum Look {
     Nothing,
     /// It is shorter than what was read, or begins otherwise.
     Truncated,
+    /// A bad block of the disk, a server that is gone.
+    Unreadable(std::io::Error),
 }
 
 impl Followed {
@@ -126,7 +132,21 @@ impl Followed {
         let blocks = Blocks::new(cut);
         let file = Arc::new(file);
         let header = if offset > 0 && header > 0 { Some(first_rows(&file, header)?) } else { None };
-        Ok(Some(Self { path, id, file, reached, read: offset, blocks, decoder, tags, gone: None, over: false, unsaid, header }))
+        Ok(Some(Self {
+            path,
+            id,
+            file,
+            reached,
+            read: offset,
+            blocks,
+            decoder,
+            tags,
+            gone: None,
+            over: false,
+            reopen_at: None,
+            unsaid,
+            header,
+        }))
     }
 
     /// Says where it begins, if that is not its beginning: lines that come while the agent is down are then not lost.
@@ -151,10 +171,20 @@ impl Followed {
     /// Reads what it has grown by; returns whether it has.
     pub(super) async fn follow(&mut self, out: &mut Collector, resume: &mut Resume, stop: &Stop) -> Result<bool, PluginError> {
         let mut grew = false;
+        if let Some(at) = self.reopen_at {
+            self.over = Instant::now() >= at;
+            return Ok(false);
+        }
         // Looking at the length costs no wait, so a quiet file costs no thread.
         while !stop.is_requested() && self.file.metadata().map_or(true, |m| m.len() != self.read) {
             match self.look().await? {
                 Look::Nothing => break,
+                // The others go on.
+                Look::Unreadable(error) => {
+                    tracing::warn!(input = out.input_name(), file = self.reached.path, %error, "can't read a file");
+                    self.reopen_at = Some(Instant::now() + REOPEN_AFTER);
+                    return Ok(grew);
+                }
                 Look::Truncated => {
                     self.decode(true, out, resume).await?;
                     self.decoder.reset();
@@ -206,15 +236,21 @@ impl Followed {
         let looked = blocking(move || {
             let length = file.metadata()?.len();
             let mut now = vec![0; head.len()];
-            if length < read || file.read_exact_at(&mut now, 0).is_err() || now != head {
-                return Ok(Look::Truncated);
+            match file.read_exact_at(&mut now, 0) {
+                _ if length < read => return Ok(Look::Truncated),
+                Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => return Err(error),
+                read => {
+                    if read.is_err() || now != head {
+                        return Ok(Look::Truncated);
+                    }
+                }
             }
             let mut bytes = vec![0; BLOCK.min((length - read) as usize)];
             let length = file.read_at(&mut bytes, read)?;
             bytes.truncate(length);
             Ok(if length == 0 { Look::Nothing } else { Look::Bytes(bytes) })
         });
-        looked.await?.map_err(|e: std::io::Error| PluginError::because(format_args!("can't read {}", self.path.display()), &e))
+        Ok(looked.await?.unwrap_or_else(Look::Unreadable))
     }
 }
 
@@ -231,4 +267,40 @@ fn first_rows(file: &File, rows: usize) -> std::io::Result<Vec<u8>> {
     let length = file.read_at(&mut bytes, 0)?;
     let lines = bytes[..length].split_inclusive(|b| *b == b'\n').filter(|l| !l.trim_ascii().is_empty());
     Ok(lines.take(rows).flatten().copied().collect())
+}
+
+#[cfg(all(test, feature = "codec-influx"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use weir_plugin_api::testing;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_is_left_and_goes_on_where_it_was_when_it_can() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.lp");
+        std::fs::write(&path, "m v=1 1\n").unwrap();
+        let open = |start| {
+            let decoder = Box::new(crate::codecs::influx::InfluxDecoder::default());
+            Followed::open(&path, path.clone(), start, Vec::new(), decoder, Cut::Lines, 0).unwrap().unwrap()
+        };
+        let (mut collector, mut receiver) = testing::collector();
+        let (mut resume, stop) = (Resume::default(), Stop::default());
+        let mut followed = open(Start::Beginning);
+        assert!(followed.follow(&mut collector, &mut resume, &stop).await.unwrap());
+        // A handle that only writes reads as a broken disk does: with an error.
+        followed.file = Arc::new(File::options().append(true).open(&path).unwrap());
+        std::fs::write(&path, "m v=1 1\nm v=2 2\n").unwrap();
+        assert!(!followed.follow(&mut collector, &mut resume, &stop).await.unwrap());
+        assert!(!followed.is_over() && followed.reopen_at.is_some_and(|at| at > Instant::now()));
+        followed.reopen_at = Some(Instant::now());
+        assert!(!followed.follow(&mut collector, &mut resume, &stop).await.unwrap());
+        assert!(followed.is_over());
+        let saved = resume.files[&followed.id].clone();
+        let mut again = open(Start::Saved(saved));
+        assert!(again.follow(&mut collector, &mut resume, &stop).await.unwrap());
+        assert_eq!(receiver.take(), ["m v=1 1", "m v=2 2"]);
+    }
 }

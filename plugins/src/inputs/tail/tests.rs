@@ -204,3 +204,51 @@ async fn a_line_with_more_points_than_a_batch_holds_is_one_batch_with_the_positi
     })
     .await;
 }
+
+fn from_beginning(pattern: &str) -> Rig {
+    Rig::new(pattern, vec![("from_beginning", Item::Bool(true))])
+}
+
+#[tokio::test]
+async fn a_line_larger_than_any_record_may_be_costs_only_itself() {
+    let mut rig = from_beginning("a.lp");
+    // A hole of zeros without an end of a line.
+    std::fs::File::create(rig.path("a.lp")).unwrap().set_len(100 << 20).unwrap();
+    rig.append("a.lp", "\nm v=1 1\n");
+    let receiver = rig.run(async |_, receiver| assert_eq!(lines(receiver, 1).await, ["m v=1 1"])).await;
+    assert_eq!((receiver.counts.read, receiver.counts.refused_size), (2, 1));
+}
+
+#[tokio::test]
+async fn pipes_and_directories_among_the_files_hold_nothing_up() {
+    let mut rig = from_beginning("*.lp");
+    std::fs::create_dir(rig.path("directory.lp")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(rig.path("pipe.lp")).status().unwrap().success());
+    std::os::unix::fs::symlink(rig.path("nowhere"), rig.path("dangling.lp")).unwrap();
+    rig.append("z.lp", "m v=1 1\n");
+    rig.run(async |_, receiver| assert_eq!(lines(receiver, 1).await, ["m v=1 1"])).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_deleted_or_whose_directory_goes_is_read_to_its_end_and_goes_on_when_it_is_back() {
+    let mut rig = from_beginning("logs/*.lp");
+    std::fs::create_dir(rig.path("logs")).unwrap();
+    rig.append("logs/a.lp", "m v=1 1\n");
+    rig.run(async |rig, receiver| {
+        assert_eq!(lines(receiver, 1).await, ["m v=1 1"]);
+        // The writer still holds the file that was deleted.
+        let mut held = OpenOptions::new().append(true).open(rig.path("logs/a.lp")).unwrap();
+        std::fs::remove_file(rig.path("logs/a.lp")).unwrap();
+        held.write_all(b"m v=2 2\n").unwrap();
+        assert_eq!(lines(receiver, 1).await, ["m v=2 2"]);
+        rig.append("logs/a.lp", "m v=3 3\n");
+        assert_eq!(lines(receiver, 1).await, ["m v=3 3"]);
+        std::fs::rename(rig.path("logs"), rig.path("away")).unwrap();
+        rig.append("away/a.lp", "m v=4 4\n");
+        assert_eq!(lines(receiver, 1).await, ["m v=4 4"]);
+        std::fs::rename(rig.path("away"), rig.path("logs")).unwrap();
+        rig.append("logs/a.lp", "m v=5 5\n");
+        assert_eq!(lines(receiver, 1).await, ["m v=5 5"]);
+    })
+    .await;
+}
