@@ -3,7 +3,7 @@
 //! every reading is counted once, and every result arrives.
 //!
 //! `WEIR_SIM_SEED=n` repeats one seed, `WEIR_SIM_SEEDS=n` runs that many, `WEIR_SIM_MINUTES=n` runs new ones for that long,
-//! `WEIR_SIM_TRACE=1` prints every step.
+//! `WEIR_SIM_SHORT=n` lets that many short lives end at every effect, `WEIR_SIM_TRACE=1` prints every step.
 
 mod disk;
 mod files;
@@ -25,10 +25,12 @@ use plan::{Death, Plan};
 use simulator::{Seen, live};
 
 /// Seeds of an ordinary test run: a million steps and more.
-const SEEDS: u64 = 220;
+const SEEDS: u64 = 70;
 
-/// Seeds that found something, in the ordinary run or beyond it.
-const FOUND: &[u64] = &[];
+/// Seeds that found something beyond the ordinary ones: a segment of the outbox that was begun anew after it was freed, a simulator that acted
+/// after its death, an acknowledgement behind a failed write, an outbox overwritten by the checkpoint after one that seemed to fail, a block
+/// given up for ever.
+const FOUND: &[u64] = &[587, 440, 100, 122, 160, 14, 25];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -79,8 +81,11 @@ fn what_was_promised_survives_and_every_result_arrives() {
     let count = number("WEIR_SIM_SEEDS").unwrap_or(SEEDS);
     let (lives, all) = run((0..count).chain(FOUND.iter().copied()).map(Plan::of), by_seed);
     if count >= SEEDS {
-        let often = [all.crashes, all.outbox_reads, all.digests, all.repeated, all.recognised, all.failures, all.expired];
-        assert!(all.steps >= 1_000_000 && often.iter().all(|times| *times > lives) && all.damages > 0, "too tame: {all:?}");
+        let often = [all.crashes, all.outbox_reads, all.digests, all.repeated, all.recognised];
+        assert!(
+            all.steps >= 1_000_000 && often.iter().all(|times| *times > lives) && all.damages.min(all.failures).min(all.expired) > 0,
+            "too tame: {all:?}"
+        );
     }
 }
 
@@ -88,7 +93,8 @@ fn what_was_promised_survives_and_every_result_arrives() {
 fn a_death_at_every_effect_of_a_short_life_costs_nothing() {
     let only = number("WEIR_SIM_EFFECT").map(|effect| effect as u32);
     let mut plans = Vec::new();
-    for seed in 0..number("WEIR_SIM_SHORT").unwrap_or(2) {
+    let seeds = number("WEIR_SIM_SEED").map_or(0..number("WEIR_SIM_SHORT").unwrap_or(1), |seed| seed..seed + 1);
+    for seed in seeds {
         let whole = live(Plan::short(seed, Death::Never)).expect("a life without a death");
         let effects = 0..whole.effects as u32;
         plans.extend(effects.filter(|e| only.is_none_or(|o| o == *e)).map(|effect| Plan::short(seed, Death::At(effect))));
@@ -96,6 +102,6 @@ fn a_death_at_every_effect_of_a_short_life_costs_nothing() {
     assert!(plans.len() > 200 || only.is_some(), "only {} effects", plans.len());
     run(plans.into_iter(), |plan| {
         let Death::At(effect) = plan.death else { return String::new() };
-        format!("WEIR_SIM_EFFECT={effect} cargo test -p weir --test sim a_death (seed {})", plan.seed)
+        format!("WEIR_SIM_SEED={} WEIR_SIM_EFFECT={effect} cargo test -p weir --test sim a_death", plan.seed)
     });
 }

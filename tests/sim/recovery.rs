@@ -95,6 +95,10 @@ impl Simulator {
 
     fn come_back(&mut self, recovered: Recovered, before: u64) -> Result<(), String> {
         let Recovered { checkpoint, blocks, outbox, damage } = recovered;
+        let ends = checkpoint.as_ref().map_or([(0, 0); 2], |c| c.ends);
+        if let Some(beyond) = outbox.iter().find(|f| (f.place.segment, f.place.offset) >= ends[usize::from(f.lane)]) {
+            return Err(format!("the outbox holds {beyond:?}, the checkpoint knows nothing behind {ends:?}"));
+        }
         let outbox: Vec<_> = outbox.iter().map(core_found).collect();
         self.core = match checkpoint {
             Some(c) => Core::restore(Arc::clone(&self.spec), &c.state, &outbox, self.now()).map_err(|e| format!("state: {e}"))?,
