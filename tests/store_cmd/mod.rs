@@ -1,6 +1,7 @@
 //! `weir store` on directories as they come from a card: copies of what a real agent left, whole and damaged.
 
 mod damage;
+mod format;
 
 use std::{
     collections::BTreeMap,

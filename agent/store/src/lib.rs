@@ -24,6 +24,7 @@
 //! | `checkpoint-N` | a state: see `checkpoint` |
 //! | `outbox-LANE-N` | blocks of results: see `format` |
 //! | `lock` | held by the running agent |
+#![doc = include_str!("../FORMAT.md")]
 
 mod checkpoint;
 mod error;

@@ -75,7 +75,7 @@ fn rows(view: &View) -> Vec<Row> {
             (Some(kind), _) => (kind, "free"),
             (None, "id") => ("id", "needed"),
             (None, "lock") => ("lock", if inspection.running { "held" } else { "free" }),
-            (None, _) => ("other", "free"),
+            (None, _) => ("other", ""),
         };
         rows.insert(name, Row { name: name.clone(), kind, bytes: *bytes, number, lane, needed, ..Row::default() });
     }

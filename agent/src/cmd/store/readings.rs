@@ -29,12 +29,22 @@ struct Clocks {
     /// First record of each boot after the first, and its number.
     boots: Vec<(u64, u32)>,
     steady: Option<i64>,
+    /// What the last clock record calls its boot, if it does.
+    boot: Option<u64>,
 }
 
 impl Clocks {
     /// A record was made at this steady time: a smaller one than before is another boot.
     fn pass(&mut self, record: u64, steady: i64) {
         if self.steady.replace(steady).is_some_and(|before| steady < before) {
+            self.boots.push((record, self.boots.len() as u32 + 1));
+        }
+    }
+
+    /// A clock record names its boot (0 does not): one that has run for longer than the boot before is told by that alone.
+    fn name_boot(&mut self, record: u64, boot: u64) {
+        let is_other = boot != 0 && self.boot.replace(boot).is_some_and(|before| before != boot);
+        if is_other && self.boots.last().is_none_or(|(first, _)| *first != record) {
             self.boots.push((record, self.boots.len() as u32 + 1));
         }
     }
@@ -84,7 +94,8 @@ impl<'a> Readings<'a> {
                     note(state, &mut clocks);
                 }
                 clocks.pass(seen.number, seen.stamp.steady);
-                if let Record::Clock { offset, quality, .. } = seen.record {
+                if let Record::Clock { offset, quality, boot } = seen.record {
+                    clocks.name_boot(seen.number, *boot);
                     clocks.change(seen.number, *offset, *quality);
                 }
             });
@@ -154,7 +165,9 @@ mod tests {
         clocks.pass(5, 6);
         clocks.pass(6, 7);
         clocks.change(6, 2000, ClockQuality::Rtc);
-        clocks.pass(7, 1);
+        clocks.pass(7, 8);
+        clocks.name_boot(6, 1);
+        clocks.name_boot(7, 2);
         clocks.change(7, 9, ClockQuality::Unset);
         assert_eq!(clocks.offset(1), (1000, true), "set later in the same boot");
         assert_eq!(clocks.offset(3), (1000, true));
