@@ -56,7 +56,7 @@ impl Store {
 /// Which store.
 #[derive(Args, Clone, Debug, Default)]
 struct Directory {
-    /// The state directory, or a copy of one; without it the place where an agent without `directory` in [storage] keeps its state.
+    /// The state directory, or a copy of one; without it the place where an agent without `[storage] directory` keeps its state.
     ///
     /// It is only read: no lock is taken and nothing is written.
     #[arg(value_name = "DIRECTORY")]
