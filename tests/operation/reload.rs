@@ -1,9 +1,12 @@
 //! Edited configurations: after a stop, after a kill, and again and again while readings come in.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use super::{append, folder, output};
-use crate::support::{agent::Agent, eventually};
+use crate::support::{
+    agent::{Agent, run},
+    eventually,
+};
 
 /// Readings of two devices, two to a second of event time.
 fn lines(range: std::ops::Range<u64>) -> String {
@@ -62,4 +65,110 @@ fn an_edit_after_a_kill_gives_what_an_edit_after_a_stop_gives() {
     let kept = expected.0.iter().filter(|l| l.starts_with("kept,device=d0")).count();
     assert_eq!(kept, 12, "its windows go on over the edit: {expected:?}");
     assert!(expected.0.iter().filter(|l| l.starts_with("kept")).all(|l| l.contains("v_count=4i")), "{expected:?}");
+}
+
+#[test]
+fn a_check_says_beforehand_what_an_edit_does_to_the_state_that_is_there() {
+    let directory = folder();
+    append(directory.path(), &lines(0..4));
+    let agent = Agent::start(directory.path(), &config(BEFORE));
+    eventually("all of it is recorded", || (recorded(&agent) == 4).then_some(()));
+    Agent::write_config(directory.path(), &config(AFTER));
+    let check = |how: &[&str]| {
+        let checked = run(directory.path(), &[&["check", "--config", "weir.toml"], how].concat(), b"");
+        (checked.status.code(), String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr))
+    };
+    let expected = [
+        "input tail keeps its state",
+        "window kept keeps its state",
+        "window changed starts anew: every, period",
+        "alert added is new",
+        "alert removed is dropped",
+    ];
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let fits = |text: &str| expected.iter().all(|line| words(text).contains(line));
+    let (code, text) = check(&["--against-running"]);
+    assert!(code == Some(0) && fits(&text), "{text}");
+    // Killed before any checkpoint, the journal alone knows.
+    agent.kill();
+    let (code, text) = check(&["--against", "state"]);
+    assert!(code == Some(0) && fits(&text), "{text}");
+    let (code, text) = check(&["--against-running"]);
+    assert!(code == Some(1) && text.contains("no agent answers"), "{text}");
+    let (code, text) = check(&["--against", "nowhere"]);
+    assert!(code == Some(1) && text.contains("nowhere"), "{text}");
+    // With the new one in force nothing is left to say.
+    let agent = Agent::spawn_written(directory.path());
+    agent.wait_ready();
+    assert!(agent.terminate().success());
+    let (code, text) = check(&["--against", "state"]);
+    assert!(code == Some(0) && words(&text).contains("window changed keeps its state"), "{text}");
+}
+
+const RELOADS: usize = 30;
+
+/// Open files and resident kibibytes of a process.
+fn usage(pid: u32) -> (usize, u64) {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let resident = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|v| v.split_whitespace().next()?.parse().ok());
+    (files, resident.unwrap_or(0))
+}
+
+#[test]
+fn reloads_again_and_again_lose_nothing_and_leave_nothing_behind() {
+    let window =
+        "[[windows]]\nname = \"w\"\nevery = \"4s\"\nby = []\naggregates = [\"count\"]\nname_override = \"w\"\ndrop_original = false\n";
+    let other =
+        "lateness = \"1s\"\n[[alerts]]\nname = \"a\"\nwhen = \"v > 100000\"\n[[inputs.tail]]\nalias = \"second\"\nfiles = [\"none.lp\"]\n";
+    let configs = [config(window), config(&format!("{window}{other}"))];
+    let directory = folder();
+    let path = directory.path();
+    append(path, &lines(0..40));
+    let agent = Agent::start(path, &configs[0]);
+    let said = |what: &str| agent.log().matches(what).count();
+    let (mut written, mut refused, mut first) = (40, 0, (0, 0));
+    for reload in 1..=RELOADS {
+        append(path, &lines(written..written + 40));
+        written += 40;
+        if reload % 5 == 0 {
+            Agent::write_config(path, "[[windows]]\nname = 7\n");
+            agent.signal("HUP");
+            refused += 1;
+            eventually("it is refused", || (said("new configuration refused") == refused).then_some(()));
+        }
+        Agent::write_config(path, &configs[reload % 2]);
+        agent.signal("HUP");
+        append(path, &lines(written..written + 40));
+        written += 40;
+        eventually(&format!("reload {reload}"), || (said("configuration read again") == reload).then_some(()));
+        agent.wait_ready();
+        eventually("the next generation runs", || (said("running directory=") > reload).then_some(()));
+        if reload == 6 {
+            first = usage(agent.pid());
+        }
+    }
+    let last = usage(agent.pid());
+    assert!(last.0 <= first.0 + 2, "open files: {first:?}, then {last:?}");
+    assert!(last.1 <= first.1 + 4 * 1024, "resident: {first:?}, then {last:?}");
+    // Far ahead, of both devices: closes every window.
+    append(path, &lines(written + 1000..written + 1002));
+    let counted = || -> u64 {
+        let count = |line: &str| line.split("v_count=").nth(1)?.split('i').next()?.parse::<u64>().ok();
+        output(path).lines().filter(|l| l.starts_with("w ")).filter_map(count).sum()
+    };
+    eventually("every reading is recorded", || (recorded(&agent) == written + 2).then_some(()));
+    let status = agent.status();
+    assert_eq!(status["operators"][0]["applied"].as_u64(), Some(written + 2), "{status}");
+    eventually("every reading is in a window", || (counted() >= written).then_some(()));
+    assert_eq!(counted(), written, "once each");
+    eventually("every reading arrived", || (output(path).matches("m,device").count() as u64 == written + 2).then_some(()));
+    let mut raw: Vec<String> = output(path).lines().filter(|l| l.starts_with("m,")).map(str::to_owned).collect();
+    raw.sort_unstable();
+    raw.dedup();
+    assert_eq!((raw.len() as u64, output(path).matches("m,device").count() as u64), (written + 2, written + 2), "each once");
+    let status = agent.status();
+    assert_eq!(status["residues"].as_array().map(Vec::len), Some(0), "{status}");
+    assert!(!agent.log().contains("ERROR") || said("ERROR") == refused, "{}", agent.log());
+    assert!(agent.terminate().success());
 }

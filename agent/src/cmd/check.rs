@@ -1,6 +1,10 @@
 //! `weir check`: all findings about a configuration, and what it would do.
 
-use std::fmt::Write;
+mod against;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt::Write, path::PathBuf};
 
 use clap::Args;
 use weir_engine::spec::Durability;
@@ -11,7 +15,7 @@ use weir_plugin_api::{
     units::{format_duration, format_size},
 };
 
-use super::{ConfigArgs, DONE, WRONG, print, show};
+use super::{ConfigArgs, DONE, FAILED, WRONG, print, show};
 use crate::config::{self, Config, System};
 
 /// `weir check`.
@@ -19,6 +23,15 @@ use crate::config::{self, Config, System};
 pub struct Check {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Say what would become of the state of the running agent, part by part, were it given this configuration.
+    #[arg(long)]
+    against_running: bool,
+    /// Say what would become of the state in this directory; it is only read.
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "against_running")]
+    against: Option<PathBuf>,
+    /// The running agent's control socket, if it is not where this configuration says.
+    #[arg(long, value_name = "PATH", requires = "against_running")]
+    socket: Option<PathBuf>,
 }
 
 impl Check {
@@ -29,13 +42,34 @@ impl Check {
             Ok((config, warnings)) => {
                 show(&warnings);
                 print(&summary(&config, warnings.count(Severity::Warning)));
-                DONE
+                self.compare(&config)
             }
             Err(report) => {
                 show(&report);
                 let errors = report.count(Severity::Error);
                 eprintln!("{errors} {} found, nothing was touched", if errors == 1 { "error" } else { "errors" });
                 WRONG
+            }
+        }
+    }
+}
+
+impl Check {
+    /// Compares with what runs, or lies there, if that is asked.
+    fn compare(&self, config: &Config) -> u8 {
+        let before = match (&self.against, self.against_running) {
+            (Some(directory), _) => against::stored(directory),
+            (None, true) => against::running(self.socket.as_deref().or(config.status.socket.as_deref())),
+            (None, false) => return DONE,
+        };
+        match before {
+            Ok(before) => {
+                print(&against::table(&before, &config.engine));
+                DONE
+            }
+            Err(reason) => {
+                eprintln!("weir: {reason}");
+                FAILED
             }
         }
     }

@@ -227,6 +227,7 @@ impl Servers {
 fn serve(running: &Running, status: StatusOptions, options: &RunOptions) -> (Arc<Shown>, Servers) {
     let (end, mut tasks) = (Stop::default(), Vec::new());
     let shown = Arc::new(Shown {
+        engine: Arc::clone(&running.engine),
         core: running.core.clone(),
         health: running.health.clone(),
         store: Arc::clone(&running.store),

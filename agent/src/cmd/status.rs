@@ -65,7 +65,7 @@ fn status(socket: &Path, json: bool) -> u8 {
 }
 
 /// A GET over the socket: the body of a 200.
-fn get(socket: &Path, path: &str) -> std::io::Result<String> {
+pub(super) fn get(socket: &Path, path: &str) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n\r\n")?;

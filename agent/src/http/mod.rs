@@ -1,4 +1,5 @@
-//! The status server: `/health`, `/ready`, `/status` and `/metrics` on the control socket, and on a TCP address when one is set.
+//! The status server: `/health`, `/ready`, `/status` and `/metrics` on the control socket, and on a TCP address when one is set;
+//! `/configuration` on the control socket only.
 
 mod metrics;
 pub mod report;
@@ -16,12 +17,15 @@ use axum::{
     routing::get,
 };
 use tokio::net::{TcpListener, UnixListener};
+use weir_engine::spec::EngineSpec;
 use weir_plugin_api::plugin::Stop;
 
 use crate::run::{CoreHandle, OutputHealth, disk_thread::SharedStats};
 
 /// What the server shows.
 pub struct Shown {
+    /// What the engine was told to do.
+    pub engine: Arc<EngineSpec>,
     /// The core.
     pub core: CoreHandle,
     /// Output tasks.
@@ -55,7 +59,9 @@ pub async fn serve_unix(path: PathBuf, shown: Arc<Shown>, end: Stop) {
     };
     // Whoever comes next makes its own.
     let _name = SocketName(path);
-    if let Err(error) = axum::serve(listener, router(shown)).with_graceful_shutdown(end.requested()).await {
+    // Only here: a port may be open to more people than may know what is configured.
+    let private = Router::new().route("/configuration", get(configuration)).with_state(Arc::clone(&shown));
+    if let Err(error) = axum::serve(listener, router(shown).merge(private)).with_graceful_shutdown(end.requested()).await {
         tracing::warn!(%error, "control socket failed");
     }
 }
@@ -124,6 +130,14 @@ async fn status(State(shown): State<Arc<Shown>>) -> Response {
     let Some(ledger) = shown.core.ledger().await else { return gone() };
     let report = report::Report::new(&ledger, &shown);
     match serde_json::to_string_pretty(&report) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// For `weir check --against-running`.
+async fn configuration(State(shown): State<Arc<Shown>>) -> Response {
+    match serde_json::to_string(&*shown.engine) {
         Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text + "\n").into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

@@ -54,6 +54,8 @@ pub struct Running {
     pub health: Vec<Arc<OutputHealth>>,
     /// Names.
     pub names: Names,
+    /// What the engine was told to do.
+    pub engine: Arc<weir_engine::spec::EngineSpec>,
     /// Where the state lives.
     pub directory: PathBuf,
     pub(crate) inputs: JoinSet<Result<(), PluginError>>,

@@ -96,6 +96,7 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>) -> 
         core: handle,
         health,
         names,
+        engine: Arc::new(config.engine.clone()),
         directory,
         inputs: JoinSet::new(),
         outputs: JoinSet::new(),

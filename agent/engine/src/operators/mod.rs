@@ -13,12 +13,14 @@
 //! | [`alert`] | conditions and their states |
 //! | [`expr`] | the language of conditions |
 //! | `route` | which outputs want what |
+//! | [`edit`] | what an edit does to the state, said beforehand |
 //! | `migrate` | the state under another configuration |
 //! | `snapshot` | the state as bytes, and back |
 //! | [`mod@reference`] | the same windows computed naively, to compare with |
 
 pub mod alert;
 mod counts;
+pub mod edit;
 pub mod expr;
 mod held;
 mod migrate;

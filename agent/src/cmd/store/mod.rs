@@ -8,7 +8,7 @@ mod export;
 mod ls;
 mod readings;
 mod verify;
-mod view;
+pub(super) mod view;
 mod words;
 
 use std::{

@@ -6,10 +6,12 @@ use weir_engine::{
     codec::{bytes::Damaged, chunk, record},
     core::{
         BlockMeta,
+        state::spec_of,
         summary::{CursorSummary, StateSummary, StoredSummary},
     },
     record::{Record, Stamp},
     series::SeriesTable,
+    spec::EngineSpec,
 };
 use weir_plugin_api::{Chunk, Identity, Lane};
 use weir_store::inspect::{Harm, Injury, Inspection, JournalBlock, Need, OutboxEntry, inspect};
@@ -67,6 +69,28 @@ impl View {
         let outbox = view.outbox_injuries();
         view.injuries.extend(outbox);
         Ok(view)
+    }
+
+    /// The configuration that was in force at last.
+    ///
+    /// # Errors
+    /// In words, when nothing there says so.
+    pub fn configuration(&self) -> Result<EngineSpec, String> {
+        let mut found = None;
+        for block in self.blocks(false) {
+            // Damage is told where the block is checked.
+            let _ = self.records(block, |seen| {
+                if let Record::Config { spec } = seen.record {
+                    found = Some(EngineSpec::from_bytes(spec).map_err(|error| with_sources(&error)));
+                }
+            });
+        }
+        let state = || Some(spec_of(&self.inspection.newest.as_ref()?.state).map_err(|error| with_sources(&error)));
+        let unknown = || Err("nothing there says under which configuration it was made".to_owned());
+        match found {
+            Some(found) => found,
+            None => state().map_or_else(unknown, |state| state?.map_or_else(unknown, Ok)),
+        }
     }
 
     /// Names of the inputs, of the newest block that has some, else of the checkpoint.

@@ -5,17 +5,19 @@ use super::{
     state::{Axis, Memory, State},
 };
 use crate::operators::snapshot::{Reader, SnapshotError, Writer, meaning};
+use crate::spec::{AlertSpec, EngineSpec};
+
+/// Hash of what gives an alert its meaning: severity, durations and actions may change freely.
+pub(in crate::operators) fn alert_meaning(alert: &AlertSpec, spec: &EngineSpec) -> u64 {
+    let window = alert.window.and_then(|w| spec.windows.get(w)).map(|w| &w.name);
+    let clear = alert.clear.as_ref().map(ToString::to_string);
+    meaning(&format!("{:?}", (alert.when.to_string(), clear, &alert.by, window, &alert.filter)))
+}
 
 impl Alerts {
-    /// Name and meaning of each: severity, durations and actions may change freely.
+    /// Name and meaning of each.
     pub fn known(&self) -> Vec<(String, u64)> {
-        let spec = &self.spec;
-        let known = spec.alerts.iter().map(|a| {
-            let window = a.window.and_then(|w| spec.windows.get(w)).map(|w| &w.name);
-            let clear = a.clear.as_ref().map(ToString::to_string);
-            (a.name.clone(), meaning(&format!("{:?}", (a.when.to_string(), clear, &a.by, window, &a.filter))))
-        });
-        known.collect()
+        self.spec.alerts.iter().map(|a| (a.name.clone(), alert_meaning(a, &self.spec))).collect()
     }
 
     pub fn write(&self, w: &mut Writer<'_>) {

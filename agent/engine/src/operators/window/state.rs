@@ -15,15 +15,20 @@ use crate::operators::{
     snapshot::{Reader, SnapshotError, Writer, meaning},
     time::Partitions,
 };
+use crate::spec::{EngineSpec, WindowSpec};
+
+/// Hash of everything that makes its panes and groups what they are, and of when its results are dated. Lateness and what else results look
+/// like may change freely.
+pub(in crate::operators) fn window_meaning(w: &WindowSpec, spec: &EngineSpec) -> u64 {
+    let text =
+        format!("{:?}", (w.every, w.period, w.align, &w.by, &w.fields, &w.filter, &w.aggregates, &w.name_override, &spec.global_tags));
+    if w.time_is_end { meaning(&(text + " end")) } else { meaning(&text) }
+}
 
 impl WindowOperator {
-    /// Hash of everything that makes its panes and groups what they are. Lateness and what results look like may change freely.
+    /// See [`window_meaning`].
     pub fn meaning(&self) -> u64 {
-        let w = self.window();
-        meaning(&format!(
-            "{:?}",
-            (w.every, w.period, w.align, &w.by, &w.fields, &w.filter, &w.aggregates, &w.name_override, &self.spec.global_tags)
-        ))
+        window_meaning(self.window(), &self.spec)
     }
 
     pub fn write(&self, w: &mut Writer<'_>, partitions: &Partitions) {
