@@ -11,7 +11,8 @@ use std::{
 
 use crate::support::agent::run;
 
-fn folders() -> Vec<PathBuf> {
+/// The folders, in order.
+pub fn folders() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cases");
     let mut folders: Vec<PathBuf> =
         fs::read_dir(root).expect("the cases").flatten().map(|e| e.path()).filter(|p| p.join("expected").is_dir()).collect();
@@ -19,7 +20,8 @@ fn folders() -> Vec<PathBuf> {
     folders
 }
 
-fn copy(from: &Path, to: &Path) {
+/// Copies the files of a case.
+pub fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).expect("a case").flatten() {
         if entry.path().is_file() {
             fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");

@@ -5,6 +5,7 @@ mod case_folders;
 mod config_cases;
 mod configs;
 mod crash;
+mod cut;
 mod docs;
 mod operation;
 mod store_cmd;

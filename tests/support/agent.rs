@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
     time::Duration,
 };
 
@@ -95,6 +95,21 @@ impl Agent {
         Self { child, directory: directory.to_owned() }
     }
 
+    /// Starts the binary with these arguments, its standard input open; what it says is appended to the files `stdout` and `log`.
+    pub fn spawn_fed(directory: &Path, arguments: &[&str]) -> (Self, ChildStdin) {
+        let open = |name| fs::OpenOptions::new().create(true).append(true).open(directory.join(name)).expect("a file for what it says");
+        let mut child = binary()
+            .args(arguments)
+            .current_dir(directory)
+            .stdin(Stdio::piped())
+            .stdout(open("stdout"))
+            .stderr(open("log"))
+            .spawn()
+            .expect("the binary runs");
+        let stdin = child.stdin.take().expect("piped");
+        (Self { child, directory: directory.to_owned() }, stdin)
+    }
+
     /// Writes the configuration file.
     pub fn write_config(directory: &Path, config: &str) {
         let own = [
@@ -150,6 +165,11 @@ impl Agent {
     pub fn kill(mut self) {
         self.child.kill().expect("it can be killed");
         self.child.wait().expect("it is reaped");
+    }
+
+    /// Its exit status, when it has come to its end.
+    pub fn end(mut self) -> ExitStatus {
+        self.child.wait().expect("it ends")
     }
 
     /// SIGTERM, and its exit status.
