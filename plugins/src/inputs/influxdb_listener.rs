@@ -19,7 +19,7 @@ weir_plugin_api::options! {
         max_connections: usize = 256,
         /// Longest time for reading a request's head, and again its body; a connection without a request for so long is closed.
         read_timeout: Duration = Duration::from_secs(10),
-        /// Longest time until a write is durable; then the client is told to come again.
+        /// Longest time until a write is durable; then the client is told to come again. Also for taking the answer.
         write_timeout: Duration = Duration::from_secs(10),
         /// Bytes of a body, unpacked; 4 MiB with an `Idempotency-Key`.
         max_body_size: Size = Size(32 << 20),

@@ -5,6 +5,7 @@
 
 mod body;
 mod keys;
+mod patience;
 mod request;
 mod server;
 
@@ -81,7 +82,7 @@ pub(crate) struct ListenerSettings {
     pub connections_max: usize,
     /// Longest time for reading a head, and then a body.
     pub read_timeout: Duration,
-    /// Longest time until a write is answered.
+    /// Longest time until a write is answered, and for a client to take the answer.
     pub write_timeout: Duration,
     /// Tag that gets the name of the database or bucket.
     pub database_tag: Option<String>,

@@ -19,7 +19,7 @@ use tokio::{
 };
 use weir_plugin_api::plugin::Stop;
 
-use super::ListenerSettings;
+use super::{ListenerSettings, patience::Patience};
 
 /// Bytes of a request's head, and of what is read ahead of its body.
 const HEAD_MAX: usize = 64 * 1024;
@@ -105,7 +105,7 @@ async fn requests(
         .timer(TokioTimer::new())
         .header_read_timeout(settings.read_timeout)
         .max_buf_size(HEAD_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Patience::new(stream, settings.write_timeout)), TowerToHyperService::new(router));
     let mut serving = pin!(serving);
     let served = tokio::select! {
         served = serving.as_mut() => served,

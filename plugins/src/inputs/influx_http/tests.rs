@@ -218,6 +218,18 @@ async fn a_client_that_is_slow_or_silent_is_left() {
 }
 
 #[tokio::test]
+async fn a_client_that_asks_and_reads_no_answer_is_left() {
+    let running = Running::start(Api::V1, 4, |s| s.write_timeout = Duration::from_millis(150)).await;
+    let mut stream = TcpStream::connect(&running.address).await.unwrap();
+    let asking = async {
+        let questions = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+        while stream.write_all(&questions).await.is_ok() {}
+    };
+    let left = tokio::time::timeout(Duration::from_secs(20), asking).await;
+    assert!(left.is_ok(), "it holds its connection for ever");
+}
+
+#[tokio::test]
 async fn a_connection_past_the_limit_is_closed_and_the_others_go_on() {
     let mut running = Running::start(Api::V1, 4, |s| s.connections_max = 2).await;
     let mut held = Vec::new();
