@@ -92,8 +92,8 @@ impl Plan {
             durability: if crash { Durability::Crash } else { Durability::Power },
             power_cuts: !crash,
             bounded: seed % 4 == 3,
-            // What is given up behind the back of an output that knows its place is taken for delivered if that is forgotten.
-            knowing: seed % 3 == 2 && seed % 4 != 3 && matches!(trouble, Trouble::None | Trouble::Clock),
+            // What rots behind the back of an output that knows its place is taken for delivered.
+            knowing: seed % 3 == 2 && matches!(trouble, Trouble::None | Trouble::Clock | Trouble::DiskFull),
             trouble,
             death: Death::Random,
             bug: None,

@@ -20,7 +20,8 @@ impl Core {
         for lane in Lane::ALL {
             let queue = &mut self.waiting.lanes[lane as usize];
             for index in 0..queue.cursors.len() {
-                if !queue.cursors[index].wants || queue.cursors[index].reading {
+                let cursor = &queue.cursors[index];
+                if !cursor.wants || cursor.reading || cursor.gap_record > durable {
                     continue;
                 }
                 let output = index as u16;
@@ -64,6 +65,10 @@ impl Core {
             Some(chunk) => {
                 self.settle_skipped(now, output, lane, stored.last, &chunk);
                 let queue = self.waiting.lane(lane);
+                if queue.cursors[index].gap_record > self.commit.durable {
+                    // It is read again then.
+                    return;
+                }
                 let block = Arc::new(chunk);
                 let Some((chunk, from)) = queue.take(index, &block) else {
                     queue.drop_done();

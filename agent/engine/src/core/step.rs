@@ -237,8 +237,8 @@ impl Core {
         if self.results.len(Lane::Alerts) > 0 || after[0] > before[0] {
             self.commit.urgent = true;
         }
-        if emitted || !self.results.is_empty() {
-            // Results wait for their cause, so it must not wait for company.
+        if emitted || !self.results.is_empty() || matches!(record, Record::Expired { .. }) {
+            // Results, and what comes behind a gap, wait for their cause, so it must not wait for company.
             self.commit.wait(now.steady);
         }
     }
@@ -275,6 +275,7 @@ impl Core {
                     self.seal(stamp.observed);
                 }
                 self.waiting.lane(*lane).give_up(index, (*after, *upto), counts);
+                self.waiting.lane(*lane).cursors[index].gap_record = sequence;
                 let spilled = self.spilled.iter_mut().filter(|(l, _)| l == lane).map(|(_, h)| (h.chunk.identity(0), h.last, &mut h.counts));
                 super::waiting::take_off(spilled, index, (*after, *upto), super::waiting::total(counts));
                 // A full disk may have had the blocks removed before a checkpoint forgot them.

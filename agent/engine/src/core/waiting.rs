@@ -56,6 +56,9 @@ pub struct Cursor {
     pub reading: bool,
     /// Ranges behind `done` that were given up: behind the first identity, up to the second. In order.
     pub gaps: Vec<(Identity, Identity)>,
+    /// The record that gave something up last: nothing behind that is offered before it is durable, or a destination that knows where it
+    /// stands would after a crash be believed to have it.
+    pub gap_record: u64,
 }
 
 /// One lane.

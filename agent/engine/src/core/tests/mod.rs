@@ -178,6 +178,13 @@ impl World {
         effects
     }
 
+    /// What is recorded becomes durable; what that brings about.
+    pub fn commit(&mut self) -> Vec<Effect> {
+        self.pass(self.spec.storage.commit_interval);
+        self.step(Event::Time);
+        self.sync()
+    }
+
     pub fn sync(&mut self) -> Vec<Effect> {
         let block = self.core.commit.next_block - 1;
         self.step(Event::Durable { block, synced: true })
