@@ -250,3 +250,30 @@ fn a_store_is_no_place_to_write_to_and_a_reader_that_leaves_is_no_failure() {
     let ended = child.wait_with_output().expect("it ends");
     assert!(first.starts_with('{') && ended.status.success() && ended.stderr.is_empty(), "{first}{}", err(&ended));
 }
+
+#[test]
+fn somebody_elses_store_that_nobody_may_write_is_read_all_the_same() {
+    use std::os::unix::{fs::PermissionsExt, process::CommandExt};
+    let home = Home::new();
+    let copy = home.copy("copy");
+    let allow = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("changed");
+    let files: Vec<PathBuf> = contents(&copy).into_keys().map(|name| copy.join(name)).collect();
+    allow(home.path(), 0o755);
+    allow(&copy, 0o555);
+    let verify = |mode| {
+        files.iter().for_each(|file| allow(file, mode));
+        let mut command = binary();
+        command.args(["store", "verify", "copy"]).current_dir(home.path());
+        // To root nothing is forbidden.
+        if fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0) {
+            command.uid(65534).gid(65534);
+        }
+        command.output().expect("it runs")
+    };
+    let read = verify(0o444);
+    assert!(read.status.success(), "{}{}", out(&read), err(&read));
+    let refused = verify(0o000);
+    assert_eq!(refused.status.code(), Some(2), "{}", out(&refused));
+    assert!(err(&refused).to_lowercase().contains("permission denied"), "{}", err(&refused));
+    allow(&copy, 0o755);
+}

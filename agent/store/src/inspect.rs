@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    BlockMeta, CheckpointState, Damage, Files, Identity, ReadOnlyFiles, Store, StoreError, StoreOptions, Unreadable, checkpoint,
+    BlockMeta, CheckpointState, Damage, Files, Identity, Operation, ReadOnlyFiles, Store, StoreError, StoreOptions, Unreadable, checkpoint,
     format::{HEADER, Header, JOURNAL, OUTBOX, PAGE, pages},
     outbox,
 };
@@ -183,7 +183,7 @@ pub struct Inspection {
 /// Looks at the store in `directory`.
 ///
 /// # Errors
-/// When the directory can't be listed. Files that can't be read are injuries.
+/// When the directory can't be listed, or a file may not be read. Files that can't be read are injuries.
 pub fn inspect(directory: &Path) -> Result<Inspection, StoreError> {
     let mut looks = 1;
     loop {
@@ -232,6 +232,10 @@ fn look(mut files: ReadOnlyFiles, running: bool) -> Result<Inspection, StoreErro
         let (store, recovered) = Store::open(files, &options)?;
         inspection.judge(recovered.damage, &recovered.blocks.iter().map(|b| b.meta.first_record).collect::<Vec<_>>());
         files = store.into_files();
+    }
+    if let Some(forbidden) = files.unreadable().iter().find(|u| u.is_forbidden) {
+        let path = files.directory().join(&forbidden.file);
+        return Err(StoreError::Io { operation: Operation::Read, path, source: std::io::ErrorKind::PermissionDenied.into() });
     }
     inspection.injuries.extend(files.unreadable().iter().map(unreadable));
     inspection.injuries.sort_by(|a, b| (&a.file, a.offset).cmp(&(&b.file, b.offset)));

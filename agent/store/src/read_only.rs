@@ -28,6 +28,8 @@ pub struct Unreadable {
     pub bytes: u64,
     /// What the operating system said.
     pub reason: String,
+    /// It is not broken: whoever asked may not read it.
+    pub is_forbidden: bool,
 }
 
 /// A directory to look at. Content that was read or changed is kept, so that everybody sees the same of a file that is being written.
@@ -61,6 +63,11 @@ impl ReadOnlyFiles {
         }
         let names = sizes.keys().cloned().collect();
         Ok(Self { directory: directory.to_owned(), sizes, names, kept: BTreeMap::new(), unreadable: Vec::new() })
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The files that were there, with their sizes.
@@ -117,7 +124,13 @@ impl ReadOnlyFiles {
         }
         match self.unreadable.last_mut() {
             Some(last) if last.file == name && last.offset + last.bytes == offset => last.bytes += bytes,
-            _ => self.unreadable.push(Unreadable { file: name.to_owned(), offset, bytes, reason: error.to_string() }),
+            _ => self.unreadable.push(Unreadable {
+                file: name.to_owned(),
+                offset,
+                bytes,
+                reason: error.to_string(),
+                is_forbidden: error.kind() == io::ErrorKind::PermissionDenied,
+            }),
         }
     }
 

@@ -102,8 +102,13 @@ fn a_state_can_be_read_without_its_configuration() {
     let expected = [vec!["window"; world.spec.windows.len()], vec!["alert"; world.spec.alerts.len()]].concat();
     assert_eq!(kinds, expected);
     // Cut anywhere it is refused, never believed, and never a panic.
-    for length in 0..state.len() {
-        assert!(StateSummary::read(&state[..length]).is_err(), "{length}");
+    for at in 0..state.len() {
+        assert!(StateSummary::read(&state[..at]).is_err(), "{at}");
+        for bit in 0..8 {
+            let mut flipped = state.clone();
+            flipped[at] ^= 1 << bit;
+            let _ = StateSummary::read(&flipped);
+        }
     }
 }
 
