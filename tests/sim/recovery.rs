@@ -221,6 +221,9 @@ impl Simulator {
             if expired > 0 && !self.plan.may_give_up() {
                 return Err(format!("output {output} lost {expired} points: {line:#?}"));
             }
+            if line.waiting() > 0 && self.disturbed.is_empty() {
+                return Err(format!("output {output} is offered nothing of what waits for it: {line:#?}"));
+            }
             let bit = 1u64 << output;
             let wanted: BTreeMap<Place, &str> = results.iter().filter(|(_, r)| r.1 & bit != 0).map(|(p, r)| (*p, r.0.as_str())).collect();
             if self.disturbed.is_empty() && line.routed != wanted.len() as u64 {

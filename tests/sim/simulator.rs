@@ -224,7 +224,6 @@ impl Simulator {
             && self.disk.is_idle()
             && self.core.is_idle()
             && self.sinks.iter().all(Sink::is_idle)
-            && self.core.ledger().outputs.iter().all(|o| o.waiting() == 0)
     }
 
     /// Something happens.

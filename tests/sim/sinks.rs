@@ -89,9 +89,9 @@ impl Sink {
         OutputResume { alerts: last(Lane::Alerts), results: last(Lane::Results), token: self.token }
     }
 
-    /// Whether it is waiting for nothing.
+    /// Whether it has done what it was given, and wants more.
     pub fn is_idle(&self) -> bool {
-        self.lanes.iter().all(|task| task.pending.is_empty())
+        self.lanes.iter().all(|task| task.pending.is_empty() && task.wanted)
     }
 
     /// The core offers what was wanted.

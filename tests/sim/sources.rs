@@ -68,9 +68,8 @@ impl Source {
         match self.kind {
             Kind::File => self.file_offset() >= self.items,
             Kind::Log => (0..self.items).all(|item| self.is_known(item)),
-            Kind::Frames => self.known.sequence.map_or(0, |(_, s)| s) as usize >= self.items,
             Kind::Polled => self.next >= self.items,
-            Kind::Broker | Kind::Keyed => self.next >= self.items && self.unacknowledged.is_empty(),
+            Kind::Broker | Kind::Frames | Kind::Keyed => self.next >= self.items && self.unacknowledged.is_empty(),
         }
     }
 
@@ -176,8 +175,9 @@ impl Source {
         self.known.files.values().next().map_or(0, |f| f.offset as usize)
     }
 
+    /// Whether nothing is missing before it that the device could still send: after damage something may be.
     fn is_next_frame(&self, item: usize) -> bool {
-        self.known.sequence.map_or(0, |(_, sequence)| sequence) == item as u64
+        self.known.sequence.map_or(0, |(_, sequence)| sequence) == item as u64 || self.unacknowledged.first() == Some(&item)
     }
 
     /// Whether the input recognises an item that may have been sent before.
