@@ -99,7 +99,7 @@ fn decoders_or(section: &Section<'_>, default: &str) -> Option<Decoders> {
         }
     };
     // The error is told; with something in its place the plugin's other options are checked in the same run.
-    Some(decoders.unwrap_or_else(|| Box::new(|| Box::new(Refused))))
+    Some(decoders.unwrap_or_else(|| Box::new(|| Box::new(Refused) as Box<dyn Decoder>)))
 }
 
 /// Stands for the codec of a configuration that has been refused; such a configuration never runs.
