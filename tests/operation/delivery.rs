@@ -150,6 +150,23 @@ fn a_held_output_is_an_alert_that_survives_kill_9_and_ends_when_somebody_acts() 
 }
 
 #[test]
+fn an_action_that_is_held_is_told_to_the_outputs() {
+    let directory = folder();
+    let (store, hook) = (Scripted::start(TAKES), Scripted::start(REFUSES));
+    append(directory.path(), "m a=1 1700000001000000000\n");
+    let action = format!(
+        "[[alerts]]\nname = \"high\"\nwhen = \"a > 0\"\nactions = [\"ops\"]\n[[actions.webhook]]\nalias = \"ops\"\nurl = \"http://127.0.0.1:{}/hook\"\n",
+        hook.port
+    );
+    let agent = Agent::start(directory.path(), &(config(store.port, "", "5s") + &action));
+    eventually("both stores know", || {
+        let held = |text: &str| text.lines().any(|l| l.starts_with("weir_alert,alert=output_held,output=ops,") && l.contains("firing"));
+        (held(&output(directory.path())) && held(&store.taken())).then_some(())
+    });
+    assert!(agent.terminate().success());
+}
+
+#[test]
 fn a_portal_takes_nothing_from_the_store() {
     let directory = folder();
     let server = Scripted::start(PORTAL);

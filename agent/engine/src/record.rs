@@ -45,7 +45,7 @@ pub struct BatchRecord<'a> {
 /// What the agent raises an alert about itself for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Condition {
-    /// An output takes nothing until a person acts.
+    /// An output or an edge action takes nothing until a person acts.
     OutputHeld = 0,
     /// Results are given up before an output had them.
     OutboxDropping = 1,

@@ -84,6 +84,7 @@ impl EdgeTask {
                 Outcome::Delivered { rejected, .. } => {
                     backoff.reset();
                     self.health.failing.store(false, Ordering::Relaxed);
+                    self.note_held(false);
                     for rejection in &rejected {
                         tracing::warn!(action = %self.name, status = rejection.status, reason = rejection.reason, key = notification.idempotency_key, "notification refused for good");
                     }
@@ -92,7 +93,10 @@ impl EdgeTask {
                 }
                 Outcome::TooLarge => return Some(DeliveryCounts { rejected: 1, ..DeliveryCounts::default() }),
                 Outcome::Retry { after, reason } => (backoff.at_least(after), reason),
-                Outcome::Hold { reason } => (RETRY.1, reason),
+                Outcome::Hold { reason } => {
+                    self.note_held(true);
+                    (RETRY.1, reason)
+                }
             };
             self.health.retries.fetch_add(1, Ordering::Relaxed);
             if !self.health.failing.swap(true, Ordering::Relaxed) {
@@ -102,6 +106,13 @@ impl EdgeTask {
                 () = end.requested() => return None,
                 () = tokio::time::sleep(delay) => {}
             }
+        }
+    }
+
+    /// Tells the core, which raises and ends the alert.
+    fn note_held(&self, held: bool) {
+        if self.health.held.swap(held, Ordering::Relaxed) != held {
+            self.core.event(Event::Held { output: self.index, held });
         }
     }
 

@@ -132,7 +132,6 @@ impl Delivery {
         if let Some(lane) = options.lanes.last() {
             lanes[*lane as usize].held = options.held;
         }
-        health.held.store(options.held, Ordering::Relaxed);
         Self {
             options,
             output,

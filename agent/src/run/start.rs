@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, mpsc},
+    sync::{Arc, atomic::Ordering, mpsc},
 };
 
 use tokio::{
@@ -69,6 +69,7 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>) -> 
     let health: Vec<Arc<OutputHealth>> = config.engine.outputs.iter().map(|_| Arc::default()).collect();
     let resumes: Vec<_> = (0..config.inputs.len()).map(|i| core.resume(i as u16).clone()).collect();
     let held: Vec<bool> = (0..config.engine.outputs.len()).map(|o| core.is_held(o as u16)).collect();
+    health.iter().zip(&held).for_each(|(health, held)| health.held.store(*held, Ordering::Relaxed));
     let output_resumes: Vec<_> = (0..config.engine.outputs.len()).map(|o| core.output_resume(o as u16)).collect();
 
     let (disk_sender, disk_receiver) = mpsc::channel();

@@ -161,16 +161,15 @@ fn named(name: &str, notification: &Notification) -> String {
     }
 }
 
-/// A transition that is refused is given up: those behind it must not wait for it.
+/// A transition that is refused for itself is given up: those behind it must not wait for it. One that is refused for its sender or
+/// its address waits, until somebody acts or it expires; a page is nobody's answer.
 fn outcome(answer: &Answer) -> Outcome {
     match answer.status {
-        200..=299 => Outcome::delivered(),
-        408 | 425 | 429 => Outcome::Retry { after: answer.retry_after, reason: answer.shown() },
-        300..=499 => {
+        400 | 402 | 405..=499 if !matches!(answer.status, 407 | 408 | 425 | 429) => {
             let rejection = Rejection { index: 0, status: answer.status.to_string(), reason: answer.shown() };
             Outcome::Delivered { rejected: vec![rejection], collapsed: 0, token: 0 }
         }
-        _ => Outcome::Retry { after: answer.retry_after, reason: answer.shown() },
+        _ => answer.common_outcome().unwrap_or_else(|| Outcome::Retry { after: answer.retry_after, reason: answer.shown() }),
     }
 }
 
@@ -225,13 +224,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_given_up_and_a_busy_server_called_again() {
-        for status in [200, 400, 404, 429, 500] {
-            let peer = Peer::start(move |_| (status, "", String::new())).await;
+    async fn a_refusal_is_given_up_a_busy_server_called_again_and_a_wrong_token_waits() {
+        let page = "<html>sign in</html>";
+        for (status, body) in
+            [(200, ""), (200, page), (400, ""), (413, ""), (422, ""), (302, ""), (401, ""), (404, ""), (429, ""), (500, "")]
+        {
+            let peer = Peer::start(move |_| (status, "", body.into())).await;
             let outcome = edge(built(&ENTRY, &[("url", text(&peer.url()))])).fire(&sample()).await;
             let right = match status {
-                200 => outcome == Outcome::delivered(),
-                429 | 500 => matches!(outcome, Outcome::Retry { .. }),
+                200 if body.is_empty() => outcome == Outcome::delivered(),
+                302 | 401 | 404 => matches!(outcome, Outcome::Hold { .. }),
+                200 | 429 | 500 => matches!(outcome, Outcome::Retry { .. }),
                 _ => matches!(&outcome, Outcome::Delivered { rejected, .. } if rejected[0].status == status.to_string()),
             };
             assert!(right, "{status}: {outcome:?}");

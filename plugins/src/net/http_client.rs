@@ -213,9 +213,10 @@ pub struct Answer {
 impl Answer {
     /// Whether it is a web page: then somebody else answered in place of the service (a portal, a proxy, a wrong address).
     pub fn is_page(&self) -> bool {
-        let body = self.body.trim_start().as_bytes();
+        let body = self.body.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}').as_bytes();
         let begins = |with: &str| body.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()));
-        begins("<!doctype") || begins("<html") || (self.content_type == "text/html" && begins("<"))
+        let page = ["<!doctype", "<!--", "<html", "<head", "<meta", "<title", "<script", "<body"].into_iter().any(begins);
+        page || (self.content_type == "text/html" && begins("<"))
     }
 
     /// Status and the beginning of the body on one line, for a person.
@@ -302,6 +303,22 @@ mod tests {
     fn an_address_is_shown_without_what_is_secret() {
         let url = Url::parse("https://weir:hunter2@example.org:8086/write?p=hunter3").unwrap();
         assert_eq!(shown(&url), "https://example.org:8086/write");
+    }
+
+    #[test]
+    fn a_page_is_known_by_how_it_begins() {
+        for body in [
+            "<html>",
+            "\u{feff}\n<!DOCTYPE html>",
+            "<!-- portal --><HTML>",
+            "<Script>location='//portal'</script>",
+            "<META http-equiv=refresh>",
+        ] {
+            assert!(Answer { status: 200, body: body.into(), ..Answer::default() }.is_page(), "{body}");
+        }
+        for body in ["", "ok", "{}", "<ok/>", "<?xml version='1.0'?><ok/>"] {
+            assert!(!Answer { status: 200, body: body.into(), ..Answer::default() }.is_page(), "{body}");
+        }
     }
 
     #[test]

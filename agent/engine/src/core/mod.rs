@@ -144,7 +144,7 @@ pub enum Event {
         /// Index of the output.
         output: u16,
     },
-    /// An output takes nothing until a person acts, or takes points again.
+    /// An output or an edge action takes nothing until a person acts, or takes points again.
     Held {
         /// Index of the output.
         output: u16,
