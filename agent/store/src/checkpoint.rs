@@ -11,7 +11,11 @@
 //! | 64..72 | bytes of the state before compression |
 //! | 72.. | the state, LZ4 |
 
-use crate::{error::StoreError, files::Files, outbox::Ends};
+use crate::{
+    error::StoreError,
+    files::{self, Files},
+    outbox::Ends,
+};
 
 /// Magic of a checkpoint.
 pub const MAGIC: [u8; 4] = *b"WRC1";
@@ -50,14 +54,14 @@ pub struct Opened {
 /// Reads what is there.
 ///
 /// # Errors
-/// When files can't be read.
+/// When files can't be listed; one that can't be read is damaged.
 pub fn open<F: Files>(files: &mut F, store: u64) -> Result<Opened, StoreError> {
     let (mut all, mut damaged) = (Vec::new(), Vec::new());
     for file in files.list()? {
         if file.strip_prefix("checkpoint-").and_then(|n| n.parse::<u64>().ok()).is_none() {
             continue;
         }
-        match decode(&files.read(&file)?, store) {
+        match decode(&files::read_what_can_be(files, &file).0, store) {
             Some(state) => all.push(state),
             None => damaged.push(file),
         }
@@ -68,16 +72,21 @@ pub fn open<F: Files>(files: &mut F, store: u64) -> Result<Opened, StoreError> {
     Ok(Opened { newest, before, damaged })
 }
 
-/// Writes a checkpoint to a temporary file and syncs it: nothing has changed yet.
+/// Writes a checkpoint to a temporary file and syncs it: nothing has changed yet. The file may be an old checkpoint that was set aside for its
+/// room: what is written over has its place on a full disk too.
 ///
 /// # Errors
 /// The operating system's; the previous ones stand.
 pub fn prepare<F: Files>(files: &mut F, store: u64, checkpoint: &CheckpointState) -> Result<u64, StoreError> {
     let bytes = encode(checkpoint, store);
-    files.truncate(TEMPORARY, 0)?;
-    files.write_at(TEMPORARY, 0, &bytes)?;
-    files.sync(TEMPORARY)?;
-    Ok(bytes.len() as u64)
+    let length = bytes.len() as u64;
+    let written =
+        files.write_at(TEMPORARY, 0, &bytes).and_then(|()| files.truncate(TEMPORARY, length)).and_then(|()| files.sync(TEMPORARY));
+    if written.is_err() {
+        // A file whose sync failed is not to be relied on again.
+        let _ = files.remove(TEMPORARY);
+    }
+    written.map(|()| length)
 }
 
 /// Gives what [`prepare`] wrote its name: rename, sync of the names. It counts once this returns.
@@ -89,7 +98,8 @@ pub fn publish<F: Files>(files: &mut F, number: u64) -> Result<(), StoreError> {
     files.sync_names()
 }
 
-/// Removes all but the newest two.
+/// Removes all but the newest two, of the others keeping one under the temporary name: a full disk can then hold another checkpoint of
+/// its size, and no more is used than while one is written anyway.
 ///
 /// # Errors
 /// The operating system's.
@@ -98,7 +108,14 @@ pub fn prune<F: Files>(files: &mut F, newest: u64) -> Result<(), StoreError> {
     numbers.sort_unstable();
     numbers.retain(|n| *n <= newest);
     let surplus = numbers.len().saturating_sub(2);
-    numbers[..surplus].iter().try_for_each(|n| files.remove(&name(*n)))
+    let Some((last, others)) = numbers[..surplus].split_last() else { return Ok(()) };
+    others.iter().try_for_each(|n| files.remove(&name(*n)))?;
+    // Its old name must not come back with the next state in it.
+    files.rename(&name(*last), TEMPORARY)?;
+    if files.sync_names().is_err() {
+        files.remove(TEMPORARY)?;
+    }
+    Ok(())
 }
 
 fn encode(checkpoint: &CheckpointState, store: u64) -> Vec<u8> {
@@ -113,6 +130,12 @@ fn encode(checkpoint: &CheckpointState, store: u64) -> Vec<u8> {
     let crc = crc32c::crc32c(&out[8..]);
     out[4..8].copy_from_slice(&crc.to_le_bytes());
     out
+}
+
+/// The store whose checkpoint this is, if it is a whole one.
+pub fn store_of(bytes: &[u8]) -> Option<u64> {
+    let store = u64::from_le_bytes(bytes.get(8..16)?.try_into().ok()?);
+    decode(bytes, store).map(|_| store)
 }
 
 /// The checkpoint these bytes are, if they are whole and of this store.

@@ -72,12 +72,25 @@ pub enum StoreError {
         /// The second failure.
         source: Box<StoreError>,
     },
+    /// A block that does not go on where the last one that was taken ended.
+    #[error("a block that begins with record {found} can't follow the one before {expected}")]
+    OutOfOrder {
+        /// The record it should begin with.
+        expected: u64,
+        /// The one it begins with.
+        found: u64,
+    },
     /// A block larger than the format allows.
     #[error("a block of {0} bytes is too large")]
     TooLarge(usize),
 }
 
 impl StoreError {
+    /// Whether there is no such file.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Whether the disk is full.
     pub fn is_no_space(&self) -> bool {
         match self {

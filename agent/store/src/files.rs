@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::error::{Operation, StoreError};
+use crate::{
+    error::{Operation, StoreError},
+    format::PAGE,
+};
 
 /// A flat directory of files.
 pub trait Files {
@@ -59,6 +62,38 @@ pub trait Files {
     fn truncate(&mut self, name: &str, length: u64) -> Result<(), StoreError>;
 }
 
+/// Tries before a page counts as unreadable: what a second look would find must not be given up.
+const READ_TRIES: usize = 16;
+/// Pages in a row that can't be read before the rest of a file is left alone: more than most files have.
+const UNREADABLE_MAX: usize = 1024;
+
+/// A file, zeros where it can't be read however often that is tried, and whether all of it could be: a bad sector costs what it holds, not
+/// the start.
+pub fn read_what_can_be<F: Files>(files: &mut F, name: &str) -> (Vec<u8>, bool) {
+    if let Ok(content) = files.read(name) {
+        return (content, true);
+    }
+    let (mut content, mut failed, mut end, mut whole) = (Vec::new(), 0, 0, true);
+    while failed < UNREADABLE_MAX {
+        let at = content.len() as u64;
+        match (0..READ_TRIES).find_map(|_| files.read_at(name, at, PAGE).ok()) {
+            Some(page) => {
+                content.extend_from_slice(&page);
+                (failed, end) = (0, content.len());
+                if page.len() < PAGE {
+                    break;
+                }
+            }
+            None => {
+                content.resize(content.len() + PAGE, 0);
+                (failed, whole) = (failed + 1, false);
+            }
+        }
+    }
+    content.truncate(end);
+    (content, whole)
+}
+
 /// A real directory, locked against a second agent.
 #[derive(Debug)]
 pub struct RealFiles {
@@ -98,7 +133,10 @@ impl RealFiles {
 
     fn handle(&mut self, name: &str, operation: Operation) -> Result<&File, StoreError> {
         if !self.open.contains_key(name) {
-            let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(self.directory.join(name));
+            // Only what is written is made: a file that is gone must not come back empty because somebody wanted to read it.
+            let create = operation == Operation::Write;
+            let opened =
+                OpenOptions::new().read(true).write(true).create(create).truncate(false).mode(0o600).open(self.directory.join(name));
             let file = opened.map_err(|e| self.error(operation, name, e))?;
             self.open.insert(name.to_owned(), file);
         }

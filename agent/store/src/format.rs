@@ -5,7 +5,7 @@
 //! | 0..4 | magic `WRJ1` or `WRO1` |
 //! | 4..5 | compressed: 0 or 1 |
 //! | 5..6 | lane (outbox) |
-//! | 6..8 | zero |
+//! | 6..8 | run that wrote it (journal): of two blocks with the same first record that of the later run counts |
 //! | 8..16 | store id: blocks of a former life are not taken for ours |
 //! | 16..24 | first record (outbox: of the first identity) |
 //! | 24..32 | records (outbox: record of the last identity) |
@@ -36,6 +36,8 @@ const COMPRESS_FROM: usize = 3 * 1024;
 pub struct Header {
     /// Lane of an outbox block.
     pub lane: u8,
+    /// Run that wrote a journal block.
+    pub run: u16,
     /// Store id.
     pub store: u64,
     /// See the module.
@@ -87,6 +89,7 @@ impl Header {
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &magic);
         put(4, &[u8::from(self.compressed), self.lane]);
+        put(6, &self.run.to_le_bytes());
         put(8, &self.store.to_le_bytes());
         put(16, &self.first.to_le_bytes());
         put(24, &self.second.to_le_bytes());
@@ -114,6 +117,7 @@ impl Header {
         let header = Self {
             compressed: bytes[4] == 1,
             lane: bytes[5],
+            run: u16::from_le_bytes([bytes[6], bytes[7]]),
             store,
             first: u64_at(16),
             second: u64_at(24),
@@ -126,6 +130,12 @@ impl Header {
             crc: u32_at(76),
         };
         (header.raw as usize <= PAYLOAD_MAX && header.stored as usize <= PAYLOAD_MAX).then_some(header)
+    }
+
+    /// The store whose block begins here, if one does.
+    pub fn store_of(bytes: &[u8]) -> Option<u64> {
+        let store = u64::from_le_bytes(bytes.get(8..16)?.try_into().ok()?);
+        [JOURNAL, OUTBOX].iter().find_map(|magic| Self::read(*magic, store, bytes)).map(|_| store)
     }
 
     /// Bytes of header and payload.

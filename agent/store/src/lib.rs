@@ -36,7 +36,7 @@ pub mod memory;
 mod outbox;
 mod read_only;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 pub use checkpoint::CheckpointState;
 pub use error::{Operation, StoreError};
@@ -222,11 +222,11 @@ impl<F: Files> Store<F> {
     /// # Errors
     /// When files can't be read or written; damage is no error.
     pub fn open(mut files: F, options: &StoreOptions) -> Result<(Self, Recovered), StoreError> {
-        let id = identify(&mut files, options.new_id)?;
+        let (id, mistaken) = identify(&mut files, options.new_id)?;
         let opened = checkpoint::open(&mut files, id)?;
         // A process killed between the rename and its sync leaves a name that a power cut would take back, after others were built on it.
         files.sync_names()?;
-        let mut damage: Vec<Damage> = opened.damaged.into_iter().map(Damage::file).collect();
+        let mut damage: Vec<Damage> = mistaken.into_iter().chain(opened.damaged).map(Damage::file).collect();
         let (upto, ends) = opened.newest.as_ref().map_or((0, [(0, 0); 2]), |c| (c.upto_record, c.ends));
         let (outbox, found, damaged) = outbox::Outbox::open(&mut files, id, ends)?;
         damage.extend((0..damaged).map(|_| Damage::file("outbox".into())));
@@ -268,15 +268,18 @@ impl<F: Files> Store<F> {
     ) -> Result<Vec<OutboxPlace>, StoreError> {
         let (places, ends, written) = self.outbox.append(&mut self.files, outbox)?;
         let state = CheckpointState { number, upto_record, ends, state: state.to_vec() };
-        let size = checkpoint::prepare(&mut self.files, self.id, &state)?;
-        if let Err(error) = checkpoint::publish(&mut self.files, number) {
-            // It may count after a power cut: what it appended must stay as it is.
-            self.outbox.leave(ends);
-            return Err(error);
-        }
+        let size = match checkpoint::prepare(&mut self.files, self.id, &state) {
+            Ok(size) => size,
+            Err(error) => {
+                self.outbox.withdraw(&mut self.files, ends);
+                return Err(error);
+            }
+        };
+        // From here on a start may find it, whatever is said of it: what it appended must stay as it is.
+        self.outbox.commit(ends);
+        checkpoint::publish(&mut self.files, number)?;
         self.stats.bytes_written += written + size;
         self.stats.fsyncs += 2 + 2 * u64::from(!outbox.is_empty());
-        self.outbox.commit(ends);
         self.journal.free(self.covered);
         self.journal.covered(upto_record);
         self.covered = upto_record;
@@ -322,16 +325,43 @@ impl<F: Files> Store<F> {
     }
 }
 
-/// The id of the store, made when there is none.
-fn identify<F: Files>(files: &mut F, new_id: u64) -> Result<u64, StoreError> {
-    if files.list()?.iter().any(|f| f == "id")
-        && let Ok(bytes) = <[u8; 8]>::try_from(files.read("id")?.as_slice())
-    {
-        return Ok(u64::from_le_bytes(bytes));
-    }
-    files.write_at("id.new", 0, &new_id.to_le_bytes())?;
+/// The id of the store, made when there is none, and the name of its file when that was damaged: blocks know the id too, and to believe the
+/// file alone would cost all of them.
+fn identify<F: Files>(files: &mut F, new_id: u64) -> Result<(u64, Option<String>), StoreError> {
+    let names = files.list()?;
+    let there = names.iter().any(|n| n == "id");
+    let told = if there { <[u8; 8]>::try_from(files::read_what_can_be(files, "id").0.as_slice()).ok() } else { None };
+    let told = told.map(u64::from_le_bytes);
+    let others = ids_of_blocks(files, &names, told);
+    let id = match (told, others.iter().max_by_key(|(_, count)| **count)) {
+        (Some(id), None) => return Ok((id, None)),
+        (Some(id), Some(_)) if others.contains_key(&id) => return Ok((id, None)),
+        (_, Some((id, _))) => *id,
+        (None, None) => new_id,
+    };
+    let _ = files.remove("id.new");
+    files.write_at("id.new", 0, &id.to_le_bytes())?;
     files.sync("id.new")?;
     files.rename("id.new", "id")?;
     files.sync_names()?;
-    Ok(new_id)
+    Ok((id, (!others.is_empty()).then(|| "id".to_owned())))
+}
+
+/// Ids of the blocks at the front of files; of checkpoints only when there is nothing else, as they have to be read as a whole.
+fn ids_of_blocks<F: Files>(files: &mut F, names: &[String], told: Option<u64>) -> BTreeMap<u64, usize> {
+    let mut ids = BTreeMap::new();
+    for name in names.iter().filter(|n| n.starts_with("journal-") || n.starts_with("outbox-")) {
+        let front = files.read_at(name, 0, format::HEADER).unwrap_or_default();
+        if let Some(id) = format::Header::store_of(&front) {
+            *ids.entry(id).or_default() += 1;
+        }
+    }
+    if ids.is_empty() && told.is_none() {
+        for name in names.iter().filter(|n| n.starts_with("checkpoint-")) {
+            if let Some(id) = checkpoint::store_of(&files::read_what_can_be(files, name).0) {
+                *ids.entry(id).or_default() += 1;
+            }
+        }
+    }
+    ids
 }
