@@ -17,6 +17,8 @@ pub struct Disk {
     written: u64,
     /// A sync is owed.
     unsynced: bool,
+    /// A sync is owed after the next checkpoint: a file failed, and there was no room for its blocks elsewhere.
+    stuck: bool,
     /// Blocks that found the journal full.
     full: VecDeque<Effect>,
     /// Says that a block is durable before it is: a planted bug.
@@ -31,7 +33,7 @@ impl Disk {
 
     /// Whether nothing is left to do.
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && !self.unsynced
+        self.queue.is_empty() && !self.unsynced && !self.stuck
     }
 
     /// Performs one effect, or the sync that is owed.
@@ -41,6 +43,10 @@ impl Disk {
             self.unsynced = false;
             inbox.push_back(match store.sync() {
                 Ok(()) => Event::Durable { block: self.written, synced: true },
+                Err(StoreError::JournalFull { .. }) => {
+                    self.stuck = true;
+                    Event::Checkpoint
+                }
                 Err(error) => Event::StorageFailed { reason: error.to_string() },
             });
             return;
@@ -56,6 +62,7 @@ impl Disk {
                         let outbox =
                             places.iter().map(|p| core::OutboxPlace { segment: p.segment, offset: p.offset, bytes: p.bytes }).collect();
                         inbox.push_back(Event::CheckpointDone { number, outbox, journal_used: store.journal_used() });
+                        self.unsynced |= std::mem::take(&mut self.stuck);
                         self.go_on(store, upto_record, inbox);
                     }
                     Err(error) => {
@@ -108,7 +115,10 @@ impl Disk {
                     inbox.push_back(Event::Durable { block, synced: self.hasty });
                 }
             }
-            Err(StoreError::JournalFull { .. }) => self.full.push_back(effect),
+            Err(StoreError::JournalFull { .. }) => {
+                self.full.push_back(effect);
+                inbox.push_back(Event::Checkpoint);
+            }
             Err(error) => inbox.push_back(Event::StorageFailed { reason: error.to_string() }),
         }
     }

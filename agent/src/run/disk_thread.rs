@@ -1,6 +1,6 @@
 //! The disk thread: the only one that touches the store. It performs the core's disk effects in order and reports back.
 //!
-//! Blocks that queue up while one is being synced are written together and synced once.
+//! Blocks that queue up while one is being synced are written together and synced once. A failure is told once, and ends writing.
 
 use std::{
     collections::VecDeque,
@@ -9,7 +9,7 @@ use std::{
 
 use weir_engine::core::{self, BlockNumber, Event, OutboxPlace};
 use weir_plugin_api::{Identity, Lane};
-use weir_store::{RealFiles, Store, StoreError, StoreStats};
+use weir_store::{Files, Store, StoreError, StoreStats};
 
 use super::handle::CoreHandle;
 
@@ -61,139 +61,162 @@ pub enum DiskCommand {
 pub type SharedStats = Arc<Mutex<StoreStats>>;
 
 /// Runs until the core thread drops its end. The store is closed then, and its directory free for a successor.
-pub fn run(mut store: Store<RealFiles>, commands: &mpsc::Receiver<DiskCommand>, core: &CoreHandle, stats: &SharedStats) {
-    let mut disk = Disk { written: 0, waiting: VecDeque::new() };
+pub fn run<F: Files>(store: Store<F>, commands: &mpsc::Receiver<DiskCommand>, core: &CoreHandle, stats: &SharedStats) {
+    let mut disk =
+        Disk { store, core: core.clone(), written: 0, owed: false, stuck: false, waiting: VecDeque::new(), asked: false, failed: false };
     while let Ok(first) = commands.recv() {
-        let mut unsynced = disk.perform(&mut store, first, core);
+        disk.perform(first);
         // One sync for everything that came meanwhile.
         while let Ok(next) = commands.try_recv() {
-            let more = matches!(next, DiskCommand::Append { .. });
-            if !more {
-                disk.settle(&mut store, &mut unsynced, core);
+            if !matches!(next, DiskCommand::Append { .. }) {
+                disk.settle();
             }
-            unsynced |= disk.perform(&mut store, next, core);
+            disk.perform(next);
         }
-        disk.settle(&mut store, &mut unsynced, core);
-        *stats.lock().unwrap_or_else(PoisonError::into_inner) = store.stats();
+        disk.settle();
+        *stats.lock().unwrap_or_else(PoisonError::into_inner) = disk.store.stats();
     }
 }
 
-struct Disk {
+/// A block for the journal.
+struct Block {
+    number: BlockNumber,
+    bytes: Vec<u8>,
+    meta: core::BlockMeta,
+    sync: bool,
+}
+
+struct Disk<F: Files> {
+    store: Store<F>,
+    core: CoreHandle,
     /// Last block written.
     written: BlockNumber,
+    /// A sync is owed.
+    owed: bool,
+    /// One that found no room for the blocks of a file that failed is owed after the next checkpoint.
+    stuck: bool,
     /// Blocks that found the journal full: tried again after the next checkpoint.
-    waiting: VecDeque<(BlockNumber, Vec<u8>, core::BlockMeta, bool)>,
+    waiting: VecDeque<Block>,
+    /// A checkpoint was asked for, and none has been made since.
+    asked: bool,
+    /// The core has been told so: it is not told again, and nothing more is written.
+    failed: bool,
 }
 
-impl Disk {
-    /// Performs one command; `true` when a sync is owed.
-    fn perform(&mut self, store: &mut Store<RealFiles>, command: DiskCommand, core: &CoreHandle) -> bool {
+impl<F: Files> Disk<F> {
+    fn perform(&mut self, command: DiskCommand) {
         match command {
             DiskCommand::Append { block, bytes, meta, sync } => {
-                if !self.waiting.is_empty() {
-                    self.waiting.push_back((block, bytes, meta, sync));
-                    return false;
+                let block = Block { number: block, bytes, meta, sync };
+                if self.waiting.is_empty() {
+                    self.append(block);
+                } else {
+                    self.waiting.push_back(block);
                 }
-                self.append(store, block, bytes, meta, sync, core)
             }
-            DiskCommand::Sync => true,
+            DiskCommand::Sync => self.owed = true,
             DiskCommand::Checkpoint { number, outbox, state, upto_record, free_below } => {
-                self.checkpoint(store, number, upto_record, &outbox, &state, free_below, core)
+                self.checkpoint(number, upto_record, &outbox, &state, free_below);
             }
             DiskCommand::FreeOutbox { below } => {
-                if let Err(error) = store.free_outbox(below) {
+                if let Err(error) = self.store.free_outbox(below) {
                     tracing::warn!(%error, "outbox can't be made smaller");
                 }
-                false
             }
             DiskCommand::ReadOutbox { output, lane, place } => {
-                let bytes = match store.read_outbox(lane as u8, store_place(place)) {
-                    Ok(bytes) => bytes,
-                    Err(error) => {
-                        tracing::error!(%error, "outbox block can't be read");
-                        None
-                    }
-                };
-                core.event(Event::OutboxRead { output, lane, place, bytes });
-                false
+                let bytes = self.store.read_outbox(lane as u8, store_place(place)).unwrap_or_else(|error| {
+                    tracing::error!(%error, "outbox block can't be read");
+                    None
+                });
+                self.core.event(Event::OutboxRead { output, lane, place, bytes });
             }
         }
     }
 
-    fn append(
-        &mut self,
-        store: &mut Store<RealFiles>,
-        block: BlockNumber,
-        bytes: Vec<u8>,
-        meta: core::BlockMeta,
-        sync: bool,
-        core: &CoreHandle,
-    ) -> bool {
-        match store.append(&store_meta(&meta), &bytes) {
-            Ok(()) => {
-                self.written = block;
-                if !sync {
-                    core.event(Event::Durable { block, synced: false });
-                }
-                sync
-            }
-            Err(StoreError::JournalFull { .. }) => {
-                tracing::warn!(block, "journal full, waiting for a checkpoint");
-                self.waiting.push_back((block, bytes, meta, sync));
-                false
-            }
-            Err(error) => {
-                core.event(Event::StorageFailed { reason: error.to_string() });
-                false
-            }
-        }
-    }
-
-    fn settle(&mut self, store: &mut Store<RealFiles>, unsynced: &mut bool, core: &CoreHandle) {
-        if !std::mem::take(unsynced) {
+    fn append(&mut self, block: Block) {
+        if self.failed {
             return;
         }
-        match store.sync() {
-            Ok(()) => core.event(Event::Durable { block: self.written, synced: true }),
-            Err(error) => core.event(Event::StorageFailed { reason: error.to_string() }),
-        };
+        match self.store.append(&store_meta(&block.meta), &block.bytes) {
+            Ok(()) => {
+                self.written = block.number;
+                self.owed |= block.sync;
+                if !block.sync {
+                    self.core.event(Event::Durable { block: block.number, synced: false });
+                }
+            }
+            Err(StoreError::JournalFull { .. }) => {
+                self.waiting.push_back(block);
+                self.is_full();
+            }
+            Err(error) => self.fail(&error),
+        }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn checkpoint(
-        &mut self,
-        store: &mut Store<RealFiles>,
-        number: u64,
-        upto_record: u64,
-        outbox: &[core::OutboxBlock],
-        state: &[u8],
-        free_below: [u64; 2],
-        core: &CoreHandle,
-    ) -> bool {
+    /// Only a checkpoint makes room, and the core knows of no other reason for one when the disk, not the bound, keeps the journal small.
+    fn is_full(&mut self) {
+        if !std::mem::replace(&mut self.asked, true) {
+            tracing::warn!(behind = self.written, "journal full, waiting for a checkpoint");
+            self.core.event(Event::Checkpoint);
+        }
+    }
+
+    fn fail(&mut self, error: &StoreError) {
+        self.waiting.clear();
+        if !std::mem::replace(&mut self.failed, true) {
+            self.core.event(Event::StorageFailed { reason: error.to_string() });
+        }
+    }
+
+    /// The sync that is owed.
+    fn settle(&mut self) {
+        if self.failed || !std::mem::take(&mut self.owed) {
+            return;
+        }
+        match self.store.sync() {
+            Ok(()) => {
+                self.core.event(Event::Durable { block: self.written, synced: true });
+            }
+            // A file was given up and there is no other: the blocks are durable with the checkpoint, or are written behind it.
+            Err(StoreError::JournalFull { .. }) => {
+                self.stuck = true;
+                self.is_full();
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn checkpoint(&mut self, number: u64, upto_record: u64, outbox: &[core::OutboxBlock], state: &[u8], free_below: [u64; 2]) {
+        if self.failed {
+            // Made in the dark: the core has taken back what it gave along.
+            let reason = "storage has failed".to_owned();
+            self.core.event(Event::CheckpointFailed { number, no_space: false, reason });
+            return;
+        }
         let blocks: Vec<_> = outbox.iter().map(store_block).collect();
-        match store.checkpoint(number, upto_record, &blocks, state, free_below) {
+        match self.store.checkpoint(number, upto_record, &blocks, state, free_below) {
             Ok(places) => {
                 let outbox = places.into_iter().map(|p| OutboxPlace { segment: p.segment, offset: p.offset, bytes: p.bytes }).collect();
-                core.event(Event::CheckpointDone { number, outbox, journal_used: store.journal_used() });
+                self.core.event(Event::CheckpointDone { number, outbox, journal_used: self.store.journal_used() });
             }
             Err(error) => {
-                core.event(Event::CheckpointFailed { number, no_space: error.is_no_space(), reason: error.to_string() });
-                return false;
+                self.core.event(Event::CheckpointFailed { number, no_space: error.is_no_space(), reason: error.to_string() });
+                return;
             }
         }
-        let mut owed = false;
-        for (block, bytes, meta, sync) in std::mem::take(&mut self.waiting) {
+        self.asked = false;
+        self.owed |= std::mem::take(&mut self.stuck);
+        for block in std::mem::take(&mut self.waiting) {
             // What the checkpoint holds needs no journal any more.
-            if meta.first_record + u64::from(meta.records) <= upto_record + 1 {
-                self.written = block;
-                core.event(Event::Durable { block, synced: true });
+            if block.meta.first_record + u64::from(block.meta.records) <= upto_record + 1 {
+                self.written = block.number;
+                self.core.event(Event::Durable { block: block.number, synced: true });
             } else if self.waiting.is_empty() {
-                owed |= self.append(store, block, bytes, meta, sync, core);
+                self.append(block);
             } else {
-                self.waiting.push_back((block, bytes, meta, sync));
+                self.waiting.push_back(block);
             }
         }
-        owed
     }
 }
 
@@ -234,5 +257,88 @@ fn store_block(block: &core::OutboxBlock) -> weir_store::OutboxBlock {
         points: block.points,
         times: block.times,
         bytes: block.bytes.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_store::{
+        StoreOptions,
+        memory::{Faults, MemoryFiles},
+    };
+
+    use super::*;
+    use crate::run::handle::Message;
+
+    fn block(block: BlockNumber, length: usize) -> DiskCommand {
+        let meta = core::BlockMeta { first_record: block, records: 1, ..core::BlockMeta::default() };
+        // Nothing that can be compressed.
+        let bytes = (0..length as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_pow(3) >> 40) as u8).collect();
+        DiskCommand::Append { block, bytes, meta, sync: true }
+    }
+
+    fn checkpoint(number: u64, upto_record: u64) -> DiskCommand {
+        DiskCommand::Checkpoint { number, outbox: Vec::new(), state: vec![1; 100], upto_record, free_below: [0; 2] }
+    }
+
+    /// What the core is told of these commands, in short, on a disk that is healthy while it is opened.
+    fn told(faults: impl FnOnce(&MemoryFiles) -> Faults, commands: Vec<DiskCommand>) -> Vec<String> {
+        let options = StoreOptions { journal_bytes_max: 64 * 1024, new_id: 1 };
+        let (store, _) = Store::open(MemoryFiles::new(1), &options).expect("an empty store opens");
+        let mut files = store.into_files();
+        let (store, _) = Store::open(files.clone(), &options).expect("it opens again");
+        files = store.into_files();
+        files.faults = faults(&files);
+        // Nothing is written or synced when there is nothing to recover.
+        let (store, _) = Store::open(files, &options).expect("it opens");
+        let (sender, receiver) = mpsc::channel();
+        commands.into_iter().for_each(|c| sender.send(c).expect("the receiver is here"));
+        drop(sender);
+        let (core, inbox) = CoreHandle::new();
+        run(store, &receiver, &core, &SharedStats::default());
+        drop(core);
+        let events = inbox.into_iter().map(|message| match message {
+            Message::Event(Event::Durable { block, synced }) => format!("durable {block} {synced}"),
+            Message::Event(Event::StorageFailed { .. }) => "storage failed".into(),
+            Message::Event(Event::Checkpoint) => "checkpoint wanted".into(),
+            Message::Event(Event::CheckpointDone { number, .. }) => format!("checkpoint {number}"),
+            Message::Event(Event::CheckpointFailed { number, no_space, .. }) => format!("checkpoint {number} failed, no space {no_space}"),
+            Message::Event(event) => format!("{event:?}"),
+            _ => "another message".into(),
+        });
+        events.collect()
+    }
+
+    #[test]
+    fn a_full_journal_asks_for_a_checkpoint_once_and_goes_on_after_it() {
+        // Four files of 16 KiB: a block of 15 KiB takes one each, so the fifth has to wait, and the sixth with it.
+        let commands = (1..7).map(|n| block(n, 15 * 1024)).chain([checkpoint(1, 6)]).collect();
+        let told = told(|_| Faults::default(), commands);
+        let wanted = told.iter().filter(|t| *t == "checkpoint wanted").count();
+        assert_eq!(wanted, 1, "{told:?}");
+        let last: Vec<_> = told.iter().rev().take(2).map(String::as_str).collect();
+        assert_eq!(last, ["durable 6 true", "durable 5 true"], "{told:?}");
+    }
+
+    #[test]
+    fn a_failed_disk_is_told_once_and_nothing_behind_it_counts() {
+        let dead = |_: &MemoryFiles| Faults { write_error_in: 1, ..Faults::default() };
+        let commands = vec![block(1, 100), DiskCommand::Sync, block(2, 100), DiskCommand::Sync, checkpoint(1, 2)];
+        assert_eq!(told(dead, commands), ["storage failed", "checkpoint 1 failed, no space false"]);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_as_one() {
+        let full = |files: &MemoryFiles| Faults { space: files.used(), ..Faults::default() };
+        let commands = vec![block(1, 100), checkpoint(1, 1), block(2, 100)];
+        assert_eq!(told(full, commands), ["durable 1 true", "checkpoint 1 failed, no space true", "durable 2 true"]);
+    }
+
+    #[test]
+    fn a_block_that_is_gone_is_answered() {
+        let place = OutboxPlace { segment: 3, offset: 0, bytes: 10 };
+        let told = told(|_| Faults::default(), vec![DiskCommand::ReadOutbox { output: 2, lane: Lane::Results, place }]);
+        assert_eq!(told.len(), 1);
+        assert!(told[0].contains("OutboxRead") && told[0].contains("None"), "{told:?}");
     }
 }
