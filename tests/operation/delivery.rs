@@ -267,3 +267,24 @@ fn a_disk_that_swallows_dead_letters_holds_up_neither_delivery_nor_a_stop() {
     assert!(agent.terminate().success());
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }
+
+#[test]
+fn a_dead_disk_is_told_by_the_delivery_that_goes_on_without_it() {
+    let directory = folder();
+    let server = Scripted::start(TAKES);
+    append(directory.path(), "m a=1 1700000001000000000\n");
+    Agent::write_config(directory.path(), &(config(server.port, "", "5s") + "[storage]\non_storage_failure = \"continue\"\n"));
+    // A forbidden write is told by a signal, too, and that must not end the agent.
+    let agent = Agent::spawn_under(directory.path(), &["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
+    eventually("the first reading", || server.taken().contains("a=1").then_some(()));
+    let limited = std::process::Command::new("prlimit").args(["--pid", &agent.pid().to_string(), "--fsize=0:"]).status();
+    assert!(limited.expect("prlimit runs").success());
+    append(directory.path(), "m a=2 1700000002000000000\n");
+    eventually("reading and alert arrive from memory", || {
+        let taken = server.taken();
+        (taken.contains("a=2") && taken.contains("weir_alert,alert=storage_failed,severity=warning state=\"firing\",n=1i,")).then_some(())
+    });
+    let (_, metrics) = agent.get("/metrics").expect("metrics");
+    assert!(metrics.contains("weir_storage_failed 1"), "{metrics}");
+    agent.kill();
+}
