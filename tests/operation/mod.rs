@@ -1,6 +1,7 @@
 //! Running it: signals, reload, status, what is refused at start.
 
 mod delivery;
+mod overload;
 mod reload;
 
 use std::{

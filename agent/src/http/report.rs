@@ -116,6 +116,7 @@ impl Report {
                 ("commits", ledger.commits),
                 ("checkpoints", ledger.checkpoints),
                 ("bound_by_budget", u64::from(ledger.bound_by_budget)),
+                ("held_back", u64::from(ledger.held_back)),
                 ("over_budget", ledger.over_budget),
             ]),
             damage: numbers(&[
@@ -167,6 +168,9 @@ impl Report {
         if self.store.get("bound_by_budget").is_some_and(|v| *v > 0) {
             out.push_str("bound by the write budget: readings wait for `fsyncs_per_minute_max`\n");
         }
+        if self.store.get("held_back").is_some_and(|v| *v > 0) {
+            out.push_str("held back: inputs that can wait do, because an output can't keep up\n");
+        }
         if let Some(reason) = &self.storage_failed {
             let _ = writeln!(out, "storage failed: {reason}");
         }
@@ -198,5 +202,14 @@ mod tests {
         assert!(metrics.contains("# TYPE weir_store_bound_by_budget gauge\nweir_store_bound_by_budget 1\n"), "{metrics}");
         assert!(metrics.contains("# TYPE weir_store_over_budget_total counter\nweir_store_over_budget_total 3\n"), "{metrics}");
         assert!(!Report::of_ledger(&Ledger::default()).table().contains("budget"));
+    }
+
+    #[test]
+    fn inputs_that_are_held_back_are_said_and_shown() {
+        let report = Report::of_ledger(&Ledger { held_back: true, ..Ledger::default() });
+        assert!(report.table().contains("inputs that can wait do"), "{}", report.table());
+        let metrics = super::super::metrics::render(&report);
+        assert!(metrics.contains("# TYPE weir_store_held_back gauge\nweir_store_held_back 1\n"), "{metrics}");
+        assert!(!Report::of_ledger(&Ledger::default()).table().contains("held back"));
     }
 }

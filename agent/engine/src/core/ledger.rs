@@ -116,6 +116,8 @@ pub struct Ledger {
     pub bound_by_budget: bool,
     /// Commits that went past the write budget, because an alert was in them.
     pub over_budget: u64,
+    /// Inputs that can wait are held back now, because an output can't keep up.
+    pub held_back: bool,
     /// Checkpoints so far.
     pub checkpoints: u64,
     /// Why storage failed, if it did.

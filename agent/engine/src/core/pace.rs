@@ -99,20 +99,17 @@ impl Core {
             || queue.disk_bytes() > near && queue.unoffered_disk_bytes(index) > near
     }
 
-    /// Bytes that may wait, durable and not offered, for an output that keeps up: the rest of memory is for what is on its way.
+    /// Bytes that may wait for an output that keeps up: the rest of memory is for what is on its way.
     fn unoffered_max(&self) -> usize {
         let disk = usize::try_from(self.spec.storage.outbox_bytes_max / 4).unwrap_or(usize::MAX);
         disk.min(self.spec.limits.results_waiting_bytes_max / 2)
     }
 
-    /// Bytes of memory that what an output could have and has not taken is worth, wherever it is.
+    /// Bytes of memory that what an output has not taken is worth, wherever it is. What is not durable yet counts: a slow disk is slow too.
     fn unoffered(&self, index: usize) -> usize {
         let queue = self.results();
         let cursor = &queue.cursors[index];
-        let mut points = cursor.outstanding.saturating_sub(cursor.in_flight);
-        for held in queue.held.iter().rev().take_while(|h| h.last.record > self.commit.durable) {
-            points = points.saturating_sub(u64::from(held.counts[index]));
-        }
+        let points = cursor.outstanding.saturating_sub(cursor.in_flight);
         usize::try_from(points).unwrap_or(usize::MAX).saturating_mul(queue.point_bytes)
     }
 

@@ -498,6 +498,7 @@ impl Core {
             outbox_bytes: self.waiting.lanes.iter().map(super::waiting::LaneQueue::disk_bytes).sum(),
             commits: self.commit.commits,
             bound_by_budget: self.commit.bound_by_budget,
+            held_back: self.holds_back(),
             over_budget: self.commit.over_budget,
             checkpoints: self.checkpoint.made,
             storage_failed: self.failed.clone(),
