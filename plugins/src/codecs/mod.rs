@@ -84,7 +84,7 @@ fn decoders_or(section: &Section<'_>, default: &str) -> Option<Decoders> {
     }
     refuse_unsupported(section);
     let format = format_of(section, default)?;
-    let decoders = match format.as_str() {
+    let decoders: Option<Decoders> = match format.as_str() {
         #[cfg(feature = "codec-influx")]
         "influx" => influx::InfluxDecoder::read(section).map(clones),
         #[cfg(feature = "codec-json")]
