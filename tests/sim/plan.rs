@@ -125,12 +125,14 @@ impl Plan {
     pub fn spec(&self, random: &mut Random) -> EngineSpec {
         let mut spec = world::spec(self.durability);
         spec.storage.journal_bytes_max = [128 << 10, 256 << 10, 4 << 20][random.below(3) as usize];
+        spec.storage.fsyncs_per_minute_max = [0, 0, 0, 1000][random.below(4) as usize];
         spec.limits.results_waiting_bytes_max = [2 << 10, 8 << 10, 1 << 20][random.below(3) as usize];
         spec.time.idle_after = [50 * MS, 300 * MS, 3_600_000 * MS][random.below(3) as usize];
         spec.windows[0].allowed_lateness = [0, 1000 * MS, 5000 * MS][random.below(3) as usize];
         spec.windows[1].lateness = [0, 100 * MS, 1000 * MS][random.below(3) as usize];
         if self.bounded {
-            spec.storage.outbox_bytes_max = 4 << 10;
+            spec.storage.outbox_bytes_max = [4 << 10, 64 << 10][random.below(2) as usize];
+            spec.storage.outbox_age_max = [2000 * MS, 3_600_000 * MS][random.below(2) as usize];
             spec.outputs[1].waiting_points_max = 100;
         }
         spec

@@ -39,6 +39,17 @@ fn a_write_that_was_not_synced_frees_nothing_in_power_mode_and_everything_in_cra
 }
 
 #[test]
+fn a_block_that_arrives_behind_one_that_failed_acknowledges_nothing() {
+    let mut world = World::new(spec());
+    world.batch(messages(15), &[1.0]);
+    world.batch(messages(15), &[2.0]);
+    // Both were on their way: the first could not be written, the second could.
+    world.step(Event::StorageFailed { reason: "no".into() });
+    let effects = world.step(Event::Durable { block: 2, synced: true });
+    assert!(acknowledged(&effects).is_empty());
+}
+
+#[test]
 fn in_mode_none_the_ring_is_enough() {
     let mut spec = spec();
     spec.storage.durability = Durability::None;
