@@ -65,6 +65,9 @@ impl Stage {
 
     /// Observed time has come this far: partitions fall idle, groups end.
     pub fn pass_time(&mut self, out: &mut Out<'_>) {
+        for window in &mut self.windows {
+            window.catch_up(&self.partitions, out);
+        }
         self.idle.clear();
         self.partitions.scan(out.now.observed, &self.spec.time, &mut self.idle);
         if !self.idle.is_empty() {

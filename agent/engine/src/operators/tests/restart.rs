@@ -103,6 +103,31 @@ fn a_window_that_starts_anew_replaces_no_result_that_was_sent() {
 }
 
 #[test]
+fn what_a_shorter_lateness_makes_due_is_sent_whatever_comes_next() {
+    let late = spec(vec![WindowSpec { lateness: 5 * S, ..window() }], vec![]);
+    let in_time = spec(vec![window()], vec![]);
+    let open = || {
+        let mut world = World::new(late.clone());
+        world.now = 100;
+        world.batch(&["p m t=1 1", "p m t=2 12"]);
+        assert_eq!(world.take(), Vec::<String>::new());
+        edit(world, in_time.clone()).0
+    };
+    let mut at_once = open();
+    at_once.tick(101);
+    assert_eq!(at_once.take(), ["m t_count=1i,t_sum=1 0"]);
+    let (mut edited_back, _) = edit(open(), late.clone());
+    edited_back.tick(101);
+    assert_eq!(edited_back.take(), Vec::<String>::new());
+    edited_back.batch(&["p m t=3 15"]);
+    assert_eq!(edited_back.take(), ["m t_count=1i,t_sum=1 0"]);
+    let mut silent = open();
+    silent.restart();
+    silent.tick(200);
+    assert_eq!(silent.take()[0], "m t_count=1i,t_sum=1 0");
+}
+
+#[test]
 fn an_alert_with_another_condition_uses_no_number_twice() {
     let mut world = World::new(spec(vec![], vec![alert("t > 80")]));
     world.batch(&["p m t=81 0", "p m t=1 0", "p m t=82 0"]);

@@ -100,6 +100,8 @@ pub(super) struct WindowOperator {
     expiry: i64,
     /// Open panes of all groups.
     panes: usize,
+    /// Read back, perhaps under another lateness or without a partition: something may be due that was not.
+    restored: bool,
     pool: Vec<Pane>,
     staged: Vec<Staged>,
     scratch: Vec<u32>,
@@ -131,6 +133,7 @@ impl WindowOperator {
             reemit: i64::MAX,
             expiry: i64::MAX,
             panes: 0,
+            restored: false,
             pool: Vec::new(),
             staged: Vec::new(),
             scratch: Vec::new(),

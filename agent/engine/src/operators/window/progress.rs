@@ -32,6 +32,19 @@ impl WindowOperator {
         self.settle_all(ready, partitions, out);
     }
 
+    /// The first record after a restart: what an edit has made due is dealt with.
+    pub fn catch_up(&mut self, partitions: &Partitions, out: &mut Out<'_>) {
+        if !std::mem::take(&mut self.restored) {
+            return;
+        }
+        for group in 0..self.groups.len() as u32 {
+            let state = &self.groups[group as usize];
+            if state.due <= state.minimum(partitions, self.grid.lateness).unwrap_or(i64::MIN) {
+                self.settle(group, partitions, out);
+            }
+        }
+    }
+
     /// Partitions are about to fall silent: the watermark reached with them stands, though nothing was due on the way.
     pub fn before_idle(&mut self, idle: &[u32], partitions: &Partitions) {
         let mut touched = std::mem::take(&mut self.scratch);

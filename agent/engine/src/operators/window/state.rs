@@ -38,7 +38,9 @@ impl WindowOperator {
             // Numbers decide in which order results leave: they stay.
             w.u32(number as usize);
             w.series(&group.series);
-            w.i64(group.watermark(partitions, self.grid.lateness));
+            // Not past what is due and not done yet.
+            let watermark = group.watermark(partitions, self.grid.lateness);
+            w.i64(if watermark < group.due { watermark } else { group.watermark });
             w.i64(group.floor);
             w.i64(group.observed);
             w.partitions(&group.partitions);
@@ -63,6 +65,7 @@ impl WindowOperator {
 
     pub fn read(&mut self, r: &mut Reader<'_>, partitions: &Partitions) -> Result<(), SnapshotError> {
         self.counts = r.counts()?;
+        self.restored = true;
         for _ in 0..r.count()? {
             if r.has_ended() {
                 self.read_number(r)?;
