@@ -9,7 +9,7 @@ use weir_plugin_api::{Cell, Identity, InputCounts, Lane, Position, Series, Value
 use super::{bytes::Reader, cells, cells::CellEncoder, chunk, record, record::BlockBuilder};
 use crate::{
     core::BlockMeta,
-    record::{BatchRecord, Condition, DeliveryCounts, Record, Stamp},
+    record::{BatchRecord, ClockQuality, Condition, DeliveryCounts, Record, Stamp},
     series::SeriesTable,
 };
 
@@ -302,3 +302,27 @@ const GOLDEN: &str = concat!(
     "090304010302020000010401020302000201010202010000028080d0e2c6bfce972fffd7f9a8bfbfce972fe5cefcd5d5bfce",
     "972f02c313321305c3a974617400120106020200010201050000000003000000020317",
 );
+
+#[test]
+fn a_configuration_and_a_clock_of_a_boot_come_back() {
+    let config = Record::Config { spec: b"\x01{\"of\":\"t\xc3\xb6day\"}" };
+    let clock = Record::Clock { offset: -5, quality: ClockQuality::Rtc, boot: u64::MAX - 3 };
+    let mut builder = BlockBuilder::default();
+    builder.push(7, Stamp { observed: 1, steady: 2 }, &clock);
+    builder.push(8, Stamp { observed: 1, steady: 2 }, &config);
+    let (meta, bytes) = builder.seal(&table(), &["in"], &["out"]);
+    let records = read(&meta, &bytes).unwrap();
+    assert!(records[0].ends_with(&format!("{clock:?}")) && records[1].ends_with(&format!("{config:?}")), "{records:?}");
+}
+
+#[test]
+fn a_clock_written_before_boots_had_numbers_is_of_an_unknown_one() {
+    let mut builder = BlockBuilder::default();
+    builder.push(7, Stamp::default(), &Record::Clock { offset: 9, quality: ClockQuality::Synced, boot: 0 });
+    let (meta, mut bytes) = builder.seal(&table(), &[], &[]);
+    // The tag stands before two stamps, offset and quality, a byte each, and eight of the boot.
+    bytes.truncate(bytes.len() - 8);
+    let tag = bytes.len() - 5;
+    bytes[tag] = 3;
+    assert!(read(&meta, &bytes).unwrap()[0].ends_with("Clock { offset: 9, quality: Synced, boot: 0 }"));
+}

@@ -148,3 +148,24 @@ fn a_configuration_comes_back_from_its_bytes_as_it_was() {
         EngineSpec::from_bytes(b"").is_err() && EngineSpec::from_bytes(b"\x01{").is_err() && EngineSpec::from_bytes(b"\x02{}").is_err()
     );
 }
+
+#[test]
+fn a_state_that_does_not_say_whose_it_is_belongs_to_the_configuration_of_today() {
+    let mut world = World::new(before());
+    feed(&mut world, 0..5);
+    let state = world.checkpoint();
+    let spec = world.spec.to_bytes();
+    let mut old = vec![2];
+    let length = 1 + state[1..].windows(spec.len()).position(|bytes| bytes == spec).unwrap() + spec.len();
+    old.extend_from_slice(&state[length..]);
+    assert_eq!(crate::core::state::spec_of(&state).unwrap().as_ref(), Some(&*world.spec));
+    assert_eq!(crate::core::state::spec_of(&old).unwrap(), None);
+    world.spec = Arc::new(after());
+    world.restart(Some(&old));
+    let counts = world.core.ledger();
+    assert_eq!(counts.operators.iter().find(|o| o.name == "kept").unwrap().counts.applied, 5);
+    // From here on it says so.
+    let blocks = world.blocks.len();
+    world.restart(Some(&old));
+    assert_eq!(world.blocks.len(), blocks, "the journal has it");
+}
