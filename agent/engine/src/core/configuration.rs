@@ -143,6 +143,7 @@ impl Core {
         let line = |index: usize| OutputLine { name: spec.outputs[index].name.clone(), ..OutputLine::default() };
         self.lines = map.places(&self.lines, line);
         self.tokens = map.places(&self.tokens, |_| 0);
+        self.unrouted = map.places(&self.unrouted, |_| 0);
         // A run finds these out for itself.
         self.dropping = vec![Dropping::default(); spec.outputs.len()];
         self.pace = vec![Pace::default(); spec.outputs.len()];

@@ -324,6 +324,8 @@ pub struct Core {
     gone: Vec<(String, InputState)>,
     lines: Vec<OutputLine>,
     tokens: Vec<u64>,
+    /// Points settled in replayed records that nobody knows to have been routed, by output.
+    unrouted: Vec<u64>,
     waiting: Waiting,
     block: BlockBuilder,
     clock: ClockState,

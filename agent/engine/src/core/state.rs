@@ -67,6 +67,7 @@ impl Core {
             inputs: spec.inputs.iter().map(|_| InputState::default()).collect(),
             lines: spec.outputs.iter().map(|o| OutputLine { name: o.name.clone(), ..OutputLine::default() }).collect(),
             tokens: vec![0; outputs],
+            unrouted: vec![0; outputs],
             waiting: Waiting::new(outputs),
             block: BlockBuilder::default(),
             clock: ClockState::start(0, 0, now),

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     codec::{bytes::Damaged, record},
-    record::{BatchRecord, Record, Stamp},
+    record::{BatchRecord, DeliveryCounts, Record, Stamp},
     spec::{Durability, OnStorageFailure},
 };
 
@@ -264,6 +264,7 @@ impl Core {
                 if self.replaying_lane_open(*lane) {
                     self.seal(stamp.observed);
                 }
+                self.note_unrouted(index, *lane, counts);
                 self.waiting.lane(*lane).settle(index, *upto, counts);
                 return;
             }
@@ -274,6 +275,7 @@ impl Core {
                 if self.replaying_lane_open(*lane) {
                     self.seal(stamp.observed);
                 }
+                self.note_unrouted(index, *lane, counts);
                 self.waiting.lane(*lane).give_up(index, (*after, *upto), counts);
                 self.waiting.lane(*lane).cursors[index].gap_record = sequence;
                 let spilled = self.spilled.iter_mut().filter(|(l, _)| l == lane).map(|(_, h)| (h.chunk.identity(0), h.last, &mut h.counts));
@@ -461,8 +463,19 @@ impl Core {
         self.told.push((output, resume));
     }
 
-    /// Recovery lost a block, or could not read it.
+    /// Settled points that nobody knows to have been routed: results of records that are lost, or else a mistake that the ledger is to show.
+    fn note_unrouted(&mut self, output: usize, lane: Lane, counts: &DeliveryCounts) {
+        let outstanding = self.waiting.lane(lane).cursors.get(output).map_or(0, |c| c.outstanding);
+        if let Some(unrouted) = self.unrouted.get_mut(output) {
+            *unrouted += super::waiting::total(counts).saturating_sub(outstanding);
+        }
+    }
+
+    /// Recovery lost a block, or could not read it. What was settled of its results was routed too.
     pub fn note_damage(&mut self, records: u64, points: u64) {
+        for (line, unrouted) in self.lines.iter_mut().zip(&mut self.unrouted) {
+            line.routed += std::mem::take(unrouted);
+        }
         self.damage.journal_blocks += 1;
         self.damage.records += records;
         self.damage.points += points;

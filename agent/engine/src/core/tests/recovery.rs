@@ -113,6 +113,22 @@ fn a_state_can_be_read_without_its_configuration() {
 }
 
 #[test]
+fn deliveries_of_results_whose_records_are_lost_leave_no_residue() {
+    let mut world = World::new(spec());
+    world.take(&[1.0, 2.0]);
+    let points = world.want(0);
+    world.delivered(0, &points);
+    world.take(&[3.0]);
+    let lost = world.blocks.iter().position(|(_, meta, _)| meta.points > 0).expect("a block of readings");
+    let (_, lost, _) = world.blocks.remove(lost);
+    world.restart(None);
+    world.core.note_damage(u64::from(lost.records), u64::from(lost.points));
+    let line = world.line(0);
+    assert_eq!((line.routed, line.delivered, line.waiting()), (3, 2, 1));
+    world.balances();
+}
+
+#[test]
 fn a_damaged_outbox_block_costs_itself_only() {
     let mut world = World::new(spec());
     for first in [0.0, 10.0, 20.0] {
