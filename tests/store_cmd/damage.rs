@@ -125,9 +125,9 @@ fn a_damaged_checkpoint_or_id_is_named_alike_by_the_agent_and_by_the_commands() 
     }
     damaged(&home, "none", &["checkpoint-0000000001: ", "checkpoint-0000000002: "], &["damaged store"]);
     change(&path("id"), "id", |bytes| bytes[0] ^= 1);
-    damaged(&home, "id", &["id: not the id of any block"], &["damaged store"]);
+    damaged(&home, "id", &["id: not the id of any block"], &["damaged store damage=id", "journal replayed"]);
     fs::remove_file(path("lostid").join("id")).expect("removed");
-    damaged(&home, "lostid", &["id: missing"], &["damaged store"]);
+    damaged(&home, "lostid", &["id: missing"], &["damaged store damage=id", "journal replayed"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! what an agent would say that starts on the same directory.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -322,6 +323,7 @@ impl Inspection {
     }
 
     fn scan_journal(&mut self, id: u64) {
+        let mut blocks = Vec::new();
         for (name, content) in &self.contents {
             let mut at = 0;
             while at + HEADER <= content.len() {
@@ -340,14 +342,16 @@ impl Inspection {
                 let (offset, bytes) = (at as u64, header.length() as u64);
                 // One without records is a mark: it only says what was durable.
                 if meta.records > 0 {
-                    self.journal.push(JournalBlock { file: name.clone(), offset, bytes, meta, whole, need: Need::Free });
+                    let block = JournalBlock { file: name.clone(), offset, bytes, meta, whole, need: Need::Free };
+                    blocks.push((Reverse((header.run, header.third)), block));
                 }
                 at += if whole { pages(header.length()) } else { PAGE };
             }
         }
-        // Written again after a failed sync, a block is there twice.
-        self.journal.sort_by_key(|b| (b.meta.first_record, !b.whole));
-        self.journal.dedup_by_key(|b| b.meta.first_record);
+        // Written again, by the same run after a failed sync or by the next one, a block is there twice.
+        blocks.sort_by_key(|(run, b)| (b.meta.first_record, !b.whole, *run));
+        blocks.dedup_by_key(|(_, b)| b.meta.first_record);
+        self.journal = blocks.into_iter().map(|(_, block)| block).collect();
     }
 
     fn scan_outbox(&mut self, files: &mut ReadOnlyFiles, names: &[String], id: u64) -> Result<(), StoreError> {
