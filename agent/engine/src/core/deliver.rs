@@ -81,9 +81,21 @@ impl Core {
             }
             None => {
                 self.damage.outbox_blocks += 1;
-                let message = format!("outbox block is damaged: {} points for {}", stored.counts[index], names[index]);
-                effects.push(Effect::Log { error: true, message });
-                self.expire(now, output, lane, &stored, |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() });
+                let points: u32 = stored.counts.iter().sum();
+                effects.push(Effect::Log { error: true, message: format!("outbox block is damaged: {points} points for all outputs") });
+                // For every output at once: it is one block, counted once, and who has not read it yet need not try.
+                for other in 0..stored.counts.len() as u16 {
+                    let expired = |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() };
+                    let points = u64::from(stored.counts[usize::from(other)]);
+                    let ahead = self.waiting.lane(lane).cursors[usize::from(other)].sent < stored.first;
+                    if other == output || !ahead {
+                        self.expire(now, other, lane, &stored, expired);
+                    } else if points > 0 {
+                        // What it has not read in front of the block is whole.
+                        let (after, upto, counts) = (before(stored.first), stored.last, expired(points));
+                        self.record(now, &Record::Expired { output: other, lane, after, upto, counts });
+                    }
+                }
                 let cursor = &mut self.waiting.lane(lane).cursors[index];
                 cursor.sent = cursor.sent.max(stored.last);
             }

@@ -152,6 +152,31 @@ fn a_damaged_outbox_block_costs_itself_only() {
 }
 
 #[test]
+fn a_damaged_outbox_block_that_two_outputs_wait_for_is_counted_once() {
+    let mut world = World::new(spec());
+    for first in [0.0, 10.0, 20.0] {
+        world.take(&[first, first + 1.0]);
+        world.checkpoint();
+    }
+    let second = *world.outbox.keys().nth(1).unwrap();
+    world.outbox.get_mut(&second).unwrap().bytes[0] ^= 0xff;
+    for output in 0..2u16 {
+        let mut delivered = world.drain(output);
+        // Whoever finds the damage waits until the gap is durable.
+        let effects = world.commit();
+        let behind = world.offered(output, effects);
+        if !behind.is_empty() {
+            delivered.extend(behind.iter().map(|(_, value)| *value));
+            world.delivered(output, &behind);
+        }
+        assert_eq!(delivered, [0.0, 1.0, 20.0, 21.0], "output {output}");
+        assert_eq!((world.line(usize::from(output)).expired_disk, world.line(usize::from(output)).waiting()), (2, 0), "output {output}");
+    }
+    assert_eq!(world.core.ledger().damage.outbox_blocks, 1);
+    world.balances();
+}
+
+#[test]
 fn a_missing_outbox_block_costs_itself_only_and_is_counted_once() {
     let mut world = World::new(spec());
     let mut state = Vec::new();
