@@ -9,10 +9,17 @@
 //! 2. A page that holds acknowledged data is not written again until a checkpoint covers it, and two generations of checkpoints are kept,
 //!    so the journal keeps what the older one needs.
 //! 3. A checkpoint is: outbox append, sync; state under a temporary name, sync; rename, sync of the directory. That is the commit
-//!    point. Only then is anything freed.
+//!    point. Only then is anything freed, but for segments of the outbox that were given up to a full disk ([`Store::free_outbox`]): a start
+//!    that finds an older checkpoint misses their blocks, and its journal says that they were given up. What an attempt that failed has
+//!    written is cut off at once; if only the last step failed, a start may find the checkpoint, and what it appended stays.
 //! 4. Every block carries checksums of its header and its payload, and the id of the store, so that what an earlier life left behind, a
 //!    torn write or a flipped bit costs one block and is named.
-//! 5. After a failed sync the file is given up and the same blocks are written elsewhere: what the disk said once it will not say again.
+//! 5. After a failed write or sync the file is given up and the same blocks are written elsewhere: what the disk said once it will not say
+//!    again. A sync succeeds when every block before it is in a file that was synced without an error, and a block behind one that was not
+//!    taken is refused. A start writes again what no later block knows to be durable, as the page cache may show more than the disk has.
+//! 6. On a full disk the journal goes on with the files it has, and a full journal waits for a checkpoint. An old state is not removed but
+//!    kept under the temporary name, and the next is written over it: it has its room, without a reserve that would have to be written
+//!    again each time, or that others could take while it is let go.
 //!
 //! What a mode can lose is decided by when [`Store::sync`] is called: after each block nothing that was acknowledged is lost at a power cut;
 //! with a sync every interval, up to an interval; a killed process loses nothing that was appended.
