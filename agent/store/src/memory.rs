@@ -130,6 +130,11 @@ impl MemoryFiles {
                 };
             }
         }
+        // A rename is whole or not done: no content has its old name beside the new one.
+        let (now, durable) = (&self.names, self.durable_names.clone());
+        self.durable_names.retain(|name, number| {
+            now.get(name) == Some(number) || !durable.iter().any(|(other, n)| n == number && other != name && now.get(other) == Some(n))
+        });
         self.names = self.durable_names.clone();
         let used: BTreeSet<u64> = self.names.values().copied().collect();
         self.contents.retain(|number, _| used.contains(number));
