@@ -108,10 +108,13 @@ impl Core {
         let queue = self.waiting.lane(lane);
         let cursor = &queue.cursors[index];
         let from = chunk.after(cursor.sent);
-        if from == 0 || cursor.in_flight > 0 || !cursor.gaps.is_empty() {
+        if from == 0 || cursor.in_flight > 0 {
             return;
         }
-        let left = u64::from(count(chunk, from, index + 1)[index]);
+        // What was given up is settled already.
+        let given_up = |at: Identity| cursor.gaps.iter().any(|(after, upto)| at > *after && at <= *upto);
+        let wanted = |point: &usize| chunk.route(*point) & 1 << index != 0 && !given_up(chunk.identity(*point));
+        let left = (from..chunk.len()).filter(wanted).count() as u64;
         let skipped = queue.unsent(index, last).saturating_sub(left);
         if skipped > 0 {
             let counts = DeliveryCounts { delivered: skipped, ..DeliveryCounts::default() };
