@@ -2,6 +2,9 @@
 
 use std::{ops::Range, sync::Arc};
 
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
 use crate::{cell::Cell, series::Series, value::Value};
 
 /// Who a point is, for good: the journal record that caused it and its place among that record's results.
@@ -189,10 +192,15 @@ impl From<Arc<Chunk>> for Points {
     }
 }
 
+/// Field names up to which looking at each is quickest.
+const FEW_FIELDS: usize = 32;
+
 /// Puts a chunk together point by point; names are looked up by address of the shared text, then by content.
 #[derive(Debug, Default)]
 pub struct ChunkBuilder {
     chunk: Chunk,
+    /// Every field of the chunk by its name, once there are more than a few.
+    by_name: HashMap<Arc<str>, u16, FixedState>,
 }
 
 impl ChunkBuilder {
@@ -215,20 +223,38 @@ impl ChunkBuilder {
     /// Adds a field to the open point.
     pub fn field(&mut self, name: &Arc<str>, time: i64, value: Value<'_>) {
         let chunk = &mut self.chunk;
-        let field = chunk.fields.iter().position(|f| Arc::ptr_eq(f, name) || f == name).unwrap_or_else(|| {
-            chunk.fields.push(Arc::clone(name));
-            chunk.fields.len() - 1
-        });
+        let field = if chunk.fields.len() <= FEW_FIELDS {
+            let known = chunk.fields.iter().position(|f| Arc::ptr_eq(f, name) || f == name);
+            known.unwrap_or_else(|| {
+                chunk.fields.push(Arc::clone(name));
+                chunk.fields.len() - 1
+            }) as u16
+        } else {
+            Self::one_of_many(chunk, &mut self.by_name, name)
+        };
         let (kind, bits) = Cell::encode_value(value, &mut chunk.text);
         let start = chunk.starts.last().is_some_and(|s| *s as usize == chunk.cells.len());
         chunk.cells.push(Cell {
             series: (chunk.series.len() - 1) as u32,
-            field: field as u16,
+            field,
             kind: kind as u8,
             flags: if start { Cell::START } else { 0 },
             time,
             value: bits,
         });
+    }
+
+    fn one_of_many(chunk: &mut Chunk, by_name: &mut HashMap<Arc<str>, u16, FixedState>, name: &Arc<str>) -> u16 {
+        for (index, field) in chunk.fields.iter().enumerate().skip(by_name.len()) {
+            by_name.insert(Arc::clone(field), index as u16);
+        }
+        if let Some(field) = by_name.get(name) {
+            return *field;
+        }
+        let field = chunk.fields.len() as u16;
+        chunk.fields.push(Arc::clone(name));
+        by_name.insert(Arc::clone(name), field);
+        field
     }
 
     /// The chunk.
@@ -240,6 +266,24 @@ impl ChunkBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_field_has_one_number_however_many_there_are() {
+        let series = Arc::new(Series::from_parts("m", &[]));
+        let mut builder = ChunkBuilder::default();
+        for point in 0..3 {
+            builder.point(Identity { record: 1, ordinal: point }, &series, 1);
+            for field in 0..200 {
+                // The same name is another text each time.
+                builder.field(&format!("f{field}").into(), 5, Value::Int(field));
+            }
+        }
+        let chunk = builder.finish();
+        assert_eq!(chunk.fields.len(), 200);
+        for cell in &chunk.cells {
+            assert_eq!(&*chunk.fields[usize::from(cell.field)], format!("f{}", cell.value));
+        }
+    }
 
     #[test]
     fn identities_are_runs_and_a_cursor_finds_its_place() {
