@@ -7,14 +7,14 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufReader, Write},
     net::{TcpListener, TcpStream},
     path::Path,
     process::Command,
     sync::{Arc, Mutex},
 };
 
-use crate::support::{agent::Agent, eventually};
+use crate::support::{agent::Agent, eventually, http::next_body};
 
 /// An HTTP server that takes everything and keeps the numbers it was sent.
 struct Taker {
@@ -50,18 +50,7 @@ impl Taker {
 }
 
 fn take(mut stream: BufReader<TcpStream>, kept: &Mutex<BTreeSet<u64>>) {
-    loop {
-        let (mut line, mut length) = (String::new(), 0);
-        while stream.read_line(&mut line).is_ok_and(|n| n > 2) {
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().expect("a length");
-            }
-            line.clear();
-        }
-        let mut body = vec![0; length];
-        if length == 0 || stream.read_exact(&mut body).is_err() {
-            return;
-        }
+    while let Some(body) = next_body(&mut stream) {
         let text = String::from_utf8(body).expect("lines of text");
         kept.lock().expect("not poisoned").extend(text.lines().filter_map(number));
         if stream.get_mut().write_all(b"HTTP/1.1 204 No Content\r\n\r\n").is_err() {

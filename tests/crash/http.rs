@@ -20,17 +20,22 @@ fn body(number: u64) -> String {
     (0..POINTS).map(|i| format!("seq,body=b{number} n={i}i {}\n", 1_700_000_000_000_000_000 + (number * POINTS + i) * 1_000_000)).collect()
 }
 
-/// Posts a body; the status, or none when there was no answer.
-fn post(port: u16, key: Option<&str>, body: &str) -> Option<u16> {
+/// Sends the request for a body, and of the body itself only so many bytes.
+fn send(port: u16, key: Option<&str>, body: &str, bytes: usize) -> Option<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
     let key = key.map(|key| format!("Idempotency-Key: {key}\r\n")).unwrap_or_default();
     let head =
         format!("POST /api/v2/write?bucket=b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{key}Content-Length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).ok()?;
-    stream.write_all(body.as_bytes()).ok()?;
+    stream.write_all(&body.as_bytes()[..bytes]).ok()?;
+    Some(stream)
+}
+
+/// Posts a body; the status, or none when there was no answer.
+fn post(port: u16, key: Option<&str>, body: &str) -> Option<u16> {
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
+    send(port, key, body, body.len())?.read_to_string(&mut answer).ok()?;
     answer.split(' ').nth(1)?.parse().ok()
 }
 
@@ -51,6 +56,10 @@ fn arrived(path: &Path) -> BTreeMap<(String, usize), usize> {
         *bodies.entry((body, times)).or_default() += 1;
     }
     bodies
+}
+
+fn recorded(agent: &Agent) -> u64 {
+    agent.status()["inputs"][0]["recorded"].as_u64().unwrap_or_default()
 }
 
 fn all_once(bodies: u64) -> BTreeMap<(String, usize), usize> {
@@ -90,14 +99,15 @@ fn a_keyed_request_that_got_no_answer_is_sent_again_and_counts_once() {
     let mut agent = Agent::start(path, &config(port));
     for number in 0..KILLS {
         let (key, body) = (format!("request-{number}"), body(number));
-        let sending = {
-            let (key, body) = (key.clone(), body.clone());
-            std::thread::spawn(move || post(port, Some(&key), &body))
-        };
-        // Somewhere between the first byte and the answer, each time elsewhere.
-        std::thread::sleep(Duration::from_millis(number * 3));
+        // Between the first byte and the answer, each time elsewhere: every other time as soon as there is a record of it.
+        let (is_whole, before) = (number % 2 == 1, recorded(&agent));
+        let bytes = if is_whole { body.len() } else { body.len() * number as usize / KILLS as usize };
+        let unanswered = send(port, Some(&key), &body, bytes).expect("the listener takes it");
+        if is_whole {
+            eventually("a record of it", || (recorded(&agent) > before).then_some(()));
+        }
         agent.kill();
-        let _ = sending.join().expect("the client ends");
+        drop(unanswered);
         agent = Agent::spawn_written(path);
         agent.wait_ready();
         assert_eq!(eventually("an answer", || post(port, Some(&key), &body)), 204);

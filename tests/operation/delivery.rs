@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufReader, Write},
     net::{TcpListener, TcpStream},
     path::Path,
     sync::{Arc, Mutex},
@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{append, folder, output};
-use crate::support::{agent::Agent, eventually};
+use crate::support::{agent::Agent, eventually, http::next_body};
 
 /// A server that answers every request with the same bytes, until told otherwise; with none it says nothing and keeps the connection.
 struct Scripted {
@@ -57,18 +57,7 @@ impl Scripted {
 
 fn serve(stream: TcpStream, shared: &Mutex<Shared>) {
     let mut stream = BufReader::new(stream);
-    loop {
-        let (mut line, mut length) = (String::new(), 0);
-        while stream.read_line(&mut line).is_ok_and(|n| n > 2) {
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().expect("a length");
-            }
-            line.clear();
-        }
-        let mut body = vec![0; length];
-        if length == 0 || stream.read_exact(&mut body).is_err() {
-            return;
-        }
+    while let Some(body) = next_body(&mut stream) {
         let answer = {
             let mut shared = shared.lock().expect("not poisoned");
             shared.requests += 1;

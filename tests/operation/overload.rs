@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufReader, Write},
     net::{TcpListener, TcpStream},
     sync::{
         Arc,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::folder;
-use crate::support::{agent::Agent, eventually};
+use crate::support::{agent::Agent, eventually, http::next_body};
 
 /// Lines that are there from the start.
 const LINES: u64 = 200_000;
@@ -33,18 +33,7 @@ fn slow_server(pause: Duration) -> (u16, Arc<AtomicU64>) {
 }
 
 fn serve(mut stream: BufReader<TcpStream>, pause: Duration, taken: &AtomicU64) {
-    loop {
-        let (mut line, mut length) = (String::new(), 0);
-        while stream.read_line(&mut line).is_ok_and(|n| n > 2) {
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().expect("a length");
-            }
-            line.clear();
-        }
-        let mut body = vec![0; length];
-        if length == 0 || stream.read_exact(&mut body).is_err() {
-            return;
-        }
+    while let Some(body) = next_body(&mut stream) {
         // This is the slowness itself, not a wait for something.
         std::thread::park_timeout(pause);
         taken.fetch_add(body.iter().filter(|b| **b == b'\n').count() as u64, Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! What the tests of the whole agent share: the agent itself as a child process, and the real servers it talks to.
 
 pub mod agent;
+pub mod http;
 pub mod mqtt;
 pub mod servers;
 
