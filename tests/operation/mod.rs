@@ -3,6 +3,7 @@
 mod delivery;
 mod overload;
 mod reload;
+mod writes;
 
 use std::{
     fs,

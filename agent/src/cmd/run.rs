@@ -14,7 +14,7 @@ use super::{ConfigArgs, DONE, FAILED, WRONG, show};
 use crate::{
     config::{self, Config, System, environment::Internal, types::StatusOptions},
     http::{self, Shown, report::Report},
-    run::{CoreHandle, RunOptions, Running, StartError, start::start},
+    run::{CoreHandle, RunOptions, Running, StartError, start::start, writes::SharedWrites},
     sys::{clock::SystemClock, log, notify},
 };
 
@@ -139,9 +139,10 @@ pub fn run(config: Config, options: &RunOptions, core: &SharedCore, reload: impl
 /// One generation per configuration: a reload stops the old agent in order and starts the new one on the same state.
 async fn generations(mut config: Config, options: &RunOptions, core: &SharedCore, reload: impl Fn() -> Option<Config>) -> u8 {
     let clock = Arc::new(SystemClock::default());
+    let writes = SharedWrites::new(clock.clone());
     loop {
         let (status, hash) = (config.status.clone(), config.hash);
-        let running = match start(config, options, &clock) {
+        let running = match start(config, options, &clock, &writes) {
             Ok(running) => running,
             Err(error) => return refuse(&error),
         };
@@ -230,7 +231,8 @@ fn serve(running: &Running, status: StatusOptions, options: &RunOptions) -> (Arc
         engine: Arc::clone(&running.engine),
         core: running.core.clone(),
         health: running.health.clone(),
-        store: Arc::clone(&running.store),
+        writes: running.writes.clone(),
+        endurance_bytes: running.endurance_bytes,
         directory: running.directory.clone(),
         ready: Stop::default(),
     });

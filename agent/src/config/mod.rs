@@ -153,6 +153,7 @@ fn check(merged: &Merged, hash: u64, context: &Context<'_>) -> Option<Config> {
         agent: agent.options,
         directory: storage_options.directory,
         dead_letter_bytes_max: storage_options.dead_letter_bytes_max,
+        endurance_bytes: storage_options.endurance_bytes,
         status: status?,
         hash,
     })

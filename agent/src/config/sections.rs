@@ -177,8 +177,12 @@ weir_plugin_api::options! {
         /// Points that outputs refused for good, kept per output in `dead-letters-<alias>.lp` in the state directory; 0: none. Two files,
         /// the older one goes first.
         dead_letter_bytes_max: Size = Size(1 << 20),
-        /// The write budget of the disk, for SD cards; 0: none.
+        /// The write budget of the disk, for SD cards: syncs in any minute, checkpoints' included (up to 7 each); 0: none. When it is spent
+        /// sources wait for their acknowledgement, but an alert does not; what a start takes is not in it.
         fsyncs_per_minute_max: u32 = 0,
+        /// What the disk may have written to it over its life, such as "10TiB" (its maker's TBW): `weir status` then says how many years
+        /// that lasts. Where that is not stated, a guess such as 300 times the size of the card. 0: nothing is said.
+        endurance_bytes: Size = Size(0),
         /// When the disk fails: `stall` stops taking readings in, `continue` goes on from memory.
         on_storage_failure: OnFailureWord = OnFailureWord::Stall,
     }
@@ -403,6 +407,8 @@ pub struct StorageOptions {
     pub directory: Option<PathBuf>,
     /// Bytes of dead letters per output.
     pub dead_letter_bytes_max: u64,
+    /// Endurance of the disk.
+    pub endurance_bytes: u64,
 }
 
 /// Reads `[storage]`: the core's part, and the rest.
@@ -419,6 +425,10 @@ pub fn storage(merged: &Merged, context: &Context<'_>) -> Option<(StorageSpec, S
     }
     if table.commit_interval > Duration::from_secs(60) {
         section.error_at("commit_interval", "`commit_interval` can't be longer than a minute: sources wait for it");
+    }
+    let syncs = 60.0 / table.sync_interval.as_secs_f64().max(1e-9);
+    if table.durability == DurabilityWord::Crash && table.fsyncs_per_minute_max > 0 && syncs > f64::from(table.fsyncs_per_minute_max) {
+        section.error_at("sync_interval", "`sync_interval` asks for more syncs in a minute than `fsyncs_per_minute_max` allows");
     }
     match table.durability {
         DurabilityWord::Power => {}
@@ -451,7 +461,8 @@ pub fn storage(merged: &Merged, context: &Context<'_>) -> Option<(StorageSpec, S
     };
     section.finish(&[]);
     let directory = table.directory.map(|p| p.0);
-    Some((spec, StorageOptions { directory, dead_letter_bytes_max: table.dead_letter_bytes_max.0 }))
+    let (dead_letter_bytes_max, endurance_bytes) = (table.dead_letter_bytes_max.0, table.endurance_bytes.0);
+    Some((spec, StorageOptions { directory, dead_letter_bytes_max, endurance_bytes }))
 }
 
 /// Reads `[status]`.

@@ -25,6 +25,8 @@ pub struct Config {
     pub directory: Option<PathBuf>,
     /// Bytes of dead letters per output; 0: none.
     pub dead_letter_bytes_max: u64,
+    /// What the disk may have written to it over its life, bytes; 0: not known.
+    pub endurance_bytes: u64,
     /// The control socket and the optional TCP listener.
     pub status: StatusOptions,
     /// A hash of the whole configuration as read, variables substituted.

@@ -18,7 +18,7 @@ use weir_plugin_api::plugin::Stop;
 use self::screen::SharedScreen;
 use crate::{
     config::{Config, Environment, System, types::ConfiguredOutput},
-    run::{RunOptions, Running, start::start, stop::Ended},
+    run::{RunOptions, Running, start::start, stop::Ended, writes::SharedWrites},
     sys::clock::SystemClock,
 };
 
@@ -109,7 +109,7 @@ async fn demo(options: &Options, directory: &Path) -> Result<(), String> {
     show_on(&screen, &mut config);
     let clock = Arc::new(SystemClock::default());
     let run_options = RunOptions { once: false, directory: Some(directory.join("state")) };
-    let running = start(config, &run_options, &clock).map_err(|error| error.to_string())?;
+    let running = start(config, &run_options, &clock, &SharedWrites::new(clock.clone())).map_err(|error| error.to_string())?;
     tokio::spawn(sensors::boiler(port, end.clone()));
     let ended = watch(running, options, &screen, &results).await;
     end.request();

@@ -15,7 +15,7 @@ pub fn render(report: &Report) -> String {
             table(&mut out, label, rows);
         }
     }
-    for section in ["engine", "store", "damage"] {
+    for section in ["engine", "store", "writes", "damage"] {
         if let Some(row) = root.get(section).and_then(Value::as_object) {
             for (field, value) in row {
                 if let Some(number) = number(value) {
@@ -48,9 +48,24 @@ fn table(out: &mut String, label: &str, rows: &[Value]) {
 
 /// What goes up and down; everything else counts.
 fn is_gauge(field: &str) -> bool {
-    ["in_ring", "held", "waiting_", "in_flight", "lag_", "journal_", "outbox_", "failing", "held_until", "bound_by_budget"]
-        .iter()
-        .any(|g| field.starts_with(g))
+    [
+        "in_ring",
+        "held",
+        "waiting_",
+        "in_flight",
+        "lag_",
+        "journal_",
+        "outbox_",
+        "failing",
+        "held_until",
+        "bound_by_budget",
+        "minute_",
+        "day_",
+        "endurance_",
+        "life_",
+    ]
+    .iter()
+    .any(|g| field.starts_with(g))
 }
 
 fn name(section: &str, field: &str) -> String {

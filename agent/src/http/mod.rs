@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, UnixListener};
 use weir_engine::spec::EngineSpec;
 use weir_plugin_api::plugin::Stop;
 
-use crate::run::{CoreHandle, OutputHealth, disk_thread::SharedStats};
+use crate::run::{CoreHandle, OutputHealth, writes::SharedWrites};
 
 /// What the server shows.
 pub struct Shown {
@@ -30,8 +30,10 @@ pub struct Shown {
     pub core: CoreHandle,
     /// Output tasks.
     pub health: Vec<Arc<OutputHealth>>,
-    /// What the store has done.
-    pub store: SharedStats,
+    /// What the store has done, and how much is written.
+    pub writes: SharedWrites,
+    /// Endurance of the disk, bytes; 0: not known.
+    pub endurance_bytes: u64,
     /// State directory.
     pub directory: PathBuf,
     /// Requested once everything has started.

@@ -1,11 +1,14 @@
 //! The status report: the ledger with names, as JSON for programs and as a table for people.
 
-use std::{collections::BTreeMap, fmt::Write, sync::PoisonError, sync::atomic::Ordering};
+use std::{collections::BTreeMap, fmt::Write, sync::atomic::Ordering};
 
 use serde::{Deserialize, Serialize};
 use weir_engine::core::Ledger;
+use weir_plugin_api::units::format_size;
+use weir_store::StoreStats;
 
 use super::Shown;
+use crate::run::writes::Rates;
 
 /// A row: a name and its numbers.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -34,6 +37,10 @@ pub struct Report {
     pub outputs: Vec<Row>,
     /// Journal, checkpoints, outbox.
     pub store: BTreeMap<String, u64>,
+    /// What is written to the disk: in the last minute and day, since the start by what for, and ever. A life only where an endurance is
+    /// configured and a minute was measured.
+    #[serde(default)]
+    pub writes: BTreeMap<String, u64>,
     /// What damage cost.
     pub damage: BTreeMap<String, u64>,
     /// Why storage failed, if it did.
@@ -142,14 +149,35 @@ impl Report {
             row.numbers.insert("failing".into(), u64::from(health.failing.load(Ordering::Relaxed)));
             row.numbers.insert("failing_until_someone_acts".into(), u64::from(health.held.load(Ordering::Relaxed)));
         }
-        let stats = *shown.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stats, rates) = shown.writes.get();
         report.store.extend(numbers(&[
-            ("bytes_written", stats.bytes_written),
-            ("fsyncs", stats.fsyncs),
+            ("bytes_written", stats.written.sum().bytes),
+            ("fsyncs", stats.written.sum().fsyncs),
             ("journal_used_bytes", stats.journal_used),
             ("journal_capacity_bytes", stats.journal_capacity),
         ]));
+        report.writes = writes(&stats, &rates, shown.endurance_bytes);
         report
+    }
+
+    /// A line for people about what is written, and how long the card lasts.
+    fn card(&self) -> Option<String> {
+        let of = |name: &str| self.writes.get(name).copied();
+        let amount = |span: &str| Some(format!("{} in {} fsyncs", rough(of(&format!("{span}_bytes"))?), of(&format!("{span}_fsyncs"))?));
+        let mut line = format!("{:<31}minute {}  day {}  ever {}", "written", amount("minute")?, amount("day")?, amount("ever")?);
+        if let Some(endurance) = of("endurance_bytes").filter(|bytes| *bytes > 0) {
+            let used = of("ever_bytes")? as f64 / endurance as f64 * 100.0;
+            let _ = write!(line, "\n{:<31}{} may be written to it, {used:.3} % used", "card", format_size(endurance));
+            match (of("life_days"), of("day_seconds")?) {
+                (Some(days), seconds) => {
+                    let span = if seconds < 86_400 { format!("{} min", seconds / 60) } else { "day".into() };
+                    let _ = write!(line, ", {:.1} years left at the rate of the last {span}", days as f64 / 365.25);
+                }
+                (None, _) => line.push_str(", too early to say how long it lasts"),
+            }
+        }
+        line.push('\n');
+        Some(line)
     }
 
     /// As text: each line with the numbers that are not zero.
@@ -162,6 +190,7 @@ impl Report {
         }
         let _ = writeln!(out, "{:<31}{}", "engine", shown(&self.engine));
         let _ = writeln!(out, "{:<31}{}", "store", shown(&self.store));
+        out.extend(self.card());
         if self.damage.values().any(|v| *v > 0) {
             let _ = writeln!(out, "{:<31}{}", "damage", shown(&self.damage));
         }
@@ -184,6 +213,39 @@ impl Report {
     }
 }
 
+/// The section about writing.
+fn writes(stats: &StoreStats, rates: &Rates, endurance: u64) -> BTreeMap<String, u64> {
+    let (written, ever) = (&stats.written, stats.ever.bytes + rates.other_bytes);
+    let mut all = numbers(&[
+        ("minute_bytes", rates.minute.bytes),
+        ("minute_fsyncs", rates.minute.fsyncs),
+        ("day_bytes", rates.day.bytes),
+        ("day_fsyncs", rates.day.fsyncs),
+        ("day_seconds", rates.day_seconds),
+        ("ever_bytes", ever),
+        ("ever_fsyncs", stats.ever.fsyncs),
+        ("bytes_journal", written.journal.bytes),
+        ("bytes_checkpoint", written.checkpoint.bytes),
+        ("bytes_outbox", written.outbox.bytes),
+        ("bytes_names", written.names.bytes),
+        ("bytes_dead_letters", rates.other_bytes),
+        ("fsyncs_journal", written.journal.fsyncs),
+        ("fsyncs_checkpoint", written.checkpoint.fsyncs),
+        ("fsyncs_outbox", written.outbox.fsyncs),
+        ("fsyncs_names", written.names.fsyncs),
+        ("endurance_bytes", endurance),
+    ]);
+    all.extend(rates.life_days(endurance, ever).map(|days| ("life_days".to_owned(), days)));
+    all
+}
+
+/// Bytes as people read them.
+fn rough(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let at = (0..units.len() - 1).find(|at| bytes >> (10 * (at + 1)) == 0).unwrap_or(units.len() - 1);
+    if at == 0 { format!("{bytes} B") } else { format!("{:.1} {}", bytes as f64 / (1u64 << (10 * at)) as f64, units[at]) }
+}
+
 fn shown(numbers: &BTreeMap<String, u64>) -> String {
     let parts: Vec<String> = numbers.iter().filter(|(_, v)| **v > 0).map(|(k, v)| format!("{k} {v}")).collect();
     if parts.is_empty() { "-".into() } else { parts.join("  ") }
@@ -191,6 +253,8 @@ fn shown(numbers: &BTreeMap<String, u64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use weir_store::{Writes, Written};
+
     use super::*;
 
     #[test]
@@ -202,6 +266,31 @@ mod tests {
         assert!(metrics.contains("# TYPE weir_store_bound_by_budget gauge\nweir_store_bound_by_budget 1\n"), "{metrics}");
         assert!(metrics.contains("# TYPE weir_store_over_budget_total counter\nweir_store_over_budget_total 3\n"), "{metrics}");
         assert!(!Report::of_ledger(&Ledger::default()).table().contains("budget"));
+    }
+
+    #[test]
+    fn what_is_written_is_told_with_the_life_of_the_card() {
+        let page = |n: u64| Writes { bytes: 4096 * n, fsyncs: n };
+        let written = Written { journal: page(8640), checkpoint: page(20), ..Written::default() };
+        let stats = StoreStats { written, ever: page(20_000), ..StoreStats::default() };
+        let mut rates = Rates { minute: page(6), day: page(8660), day_seconds: 86_400, other_bytes: 0 };
+        let report = |rates: &Rates, endurance: u64| Report { writes: writes(&stats, rates, endurance), ..Report::default() };
+        let table = report(&rates, 10 << 40).table();
+        assert!(table.contains("minute 24.0 KiB in 6 fsyncs  day 33.8 MiB in 8660 fsyncs  ever 78.1 MiB in 20000 fsyncs\n"), "{table}");
+        assert!(table.contains("10TiB may be written to it, 0.001 % used, 848.6 years left at the rate of the last day\n"), "{table}");
+        let metrics = super::super::metrics::render(&report(&rates, 10 << 40));
+        assert!(metrics.contains("# TYPE weir_writes_minute_fsyncs gauge\nweir_writes_minute_fsyncs 6\n"), "{metrics}");
+        assert!(
+            metrics.contains("# TYPE weir_writes_bytes_journal_total counter\nweir_writes_bytes_journal_total 35389440\n"),
+            "{metrics}"
+        );
+        assert!(metrics.contains("# TYPE weir_writes_ever_bytes_total counter"), "{metrics}");
+        assert!(metrics.contains("# TYPE weir_writes_life_days gauge"), "{metrics}");
+        assert!(!report(&rates, 0).table().contains("card"), "no endurance, no projection");
+        rates.day_seconds = 59;
+        assert!(report(&rates, 10 << 40).table().contains("too early to say"));
+        rates.day_seconds = 600;
+        assert!(report(&rates, 10 << 40).table().contains("5.9 years left at the rate of the last 10 min"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
 use tokio::{task::JoinHandle, time::timeout};
 use weir_plugin_api::{PointView, Points, Value, plugin::Rejection, series::escape_key};
 
-use super::delivery::OutputHealth;
+use super::{delivery::OutputHealth, writes::SharedWrites};
 
 /// A write that takes longer is left to itself; delivery goes on.
 const WRITE_MAX: Duration = Duration::from_secs(5);
@@ -36,6 +36,7 @@ pub struct DeadLetters {
     /// Each of the two files.
     bytes_max: u64,
     health: Arc<OutputHealth>,
+    writes: SharedWrites,
     /// A write that took too long.
     late: Option<JoinHandle<()>>,
     failing: bool,
@@ -43,9 +44,17 @@ pub struct DeadLetters {
 
 impl DeadLetters {
     /// Those of `output`, in the state directory; `bytes_max` for both files, 0 keeps none.
-    pub fn new(directory: &Path, output: &str, bytes_max: u64, health: Arc<OutputHealth>) -> Option<Self> {
+    pub fn new(directory: &Path, output: &str, bytes_max: u64, health: Arc<OutputHealth>, writes: SharedWrites) -> Option<Self> {
         let path = directory.join(format!("dead-letters-{}.lp", file_name(output)));
-        (bytes_max > 0).then(|| Self { output: output.to_owned(), path, bytes_max: bytes_max / 2, health, late: None, failing: false })
+        (bytes_max > 0).then(|| Self {
+            output: output.to_owned(),
+            path,
+            bytes_max: bytes_max / 2,
+            health,
+            writes,
+            late: None,
+            failing: false,
+        })
     }
 
     /// Keeps the refused points of a write.
@@ -56,11 +65,11 @@ impl DeadLetters {
             self.note(0, count, Some("the write before is not done"));
             return;
         }
-        let (path, bytes_max) = (self.path.clone(), self.bytes_max);
+        let (path, bytes_max, writes) = (self.path.clone(), self.bytes_max, self.writes.clone());
         let (sender, result) = tokio::sync::oneshot::channel();
         let write = tokio::task::spawn_blocking(move || {
             // Whoever waited may have given up.
-            let _ = sender.send(append(&path, bytes_max, &letters));
+            let _ = sender.send(append(&path, bytes_max, &letters, &writes));
         });
         match timeout(WRITE_MAX, result).await {
             Ok(Ok(Ok(dropped))) => self.note(count.saturating_sub(dropped.refused), dropped.refused + dropped.rotated, None),
@@ -141,7 +150,7 @@ struct Dropped {
 }
 
 /// Appends letters, a reason once for those in a row that share it, and begins a new file when one is full.
-fn append(path: &Path, bytes_max: u64, letters: &[Letter]) -> io::Result<Dropped> {
+fn append(path: &Path, bytes_max: u64, letters: &[Letter], writes: &SharedWrites) -> io::Result<Dropped> {
     let mut dropped = Dropped::default();
     let (mut file, mut size) = open(path)?;
     let mut text = String::new();
@@ -154,6 +163,7 @@ fn append(path: &Path, bytes_max: u64, letters: &[Letter]) -> io::Result<Dropped
         }
         if size + text.len() as u64 + whole > bytes_max {
             file.write_all(text.as_bytes())?;
+            writes.other(text.len() as u64);
             text.clear();
             dropped.rotated += rotate(path)?;
             (file, size) = open(path)?;
@@ -166,6 +176,7 @@ fn append(path: &Path, bytes_max: u64, letters: &[Letter]) -> io::Result<Dropped
         text.push_str(&letter.line);
     }
     file.write_all(text.as_bytes())?;
+    writes.other(text.len() as u64);
     Ok(dropped)
 }
 
@@ -196,6 +207,10 @@ mod tests {
 
     use super::*;
 
+    fn writes() -> SharedWrites {
+        SharedWrites::new(Arc::new(crate::sys::clock::SystemClock::default()))
+    }
+
     fn points(count: u32) -> Points {
         let series = Arc::new(Series::from_parts("m x", &[("a", "b c")]));
         let mut builder = ChunkBuilder::default();
@@ -218,13 +233,13 @@ mod tests {
     async fn a_refused_point_is_kept_as_a_line_behind_its_reason() {
         let directory = tempfile::tempdir().unwrap();
         let health: Arc<OutputHealth> = Arc::default();
-        let mut letters = DeadLetters::new(directory.path(), "a/b", 1 << 20, Arc::clone(&health)).unwrap();
+        let mut letters = DeadLetters::new(directory.path(), "a/b", 1 << 20, Arc::clone(&health), writes()).unwrap();
         letters.keep(&points(3), &rejections(2, "no\nsuch \u{1b}[31mtype")).await;
         letters.keep(&points(1), &rejections(1, "other")).await;
         let text = fs::read_to_string(directory.path().join("dead-letters-a%2Fb.lp")).unwrap();
         assert_eq!(text, format!("# 400: no such [31mtype\n{LINE}{LINE}# 400: other\n{LINE}"));
         assert_eq!(health.dead_letters.load(Ordering::Relaxed), 3);
-        assert!(DeadLetters::new(directory.path(), "a/b", 0, health).is_none(), "0 keeps none");
+        assert!(DeadLetters::new(directory.path(), "a/b", 0, health, writes()).is_none(), "0 keeps none");
     }
 
     #[tokio::test]
@@ -232,7 +247,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let health: Arc<OutputHealth> = Arc::default();
         let bytes_max = 4096;
-        let mut letters = DeadLetters::new(directory.path(), "x", bytes_max, Arc::clone(&health)).unwrap();
+        let mut letters = DeadLetters::new(directory.path(), "x", bytes_max, Arc::clone(&health), writes()).unwrap();
         for _ in 0..10 {
             letters.keep(&points(50), &rejections(50, "why not")).await;
         }
@@ -254,7 +269,7 @@ mod tests {
     #[tokio::test]
     async fn a_directory_that_takes_nothing_costs_the_copy_only() {
         let health: Arc<OutputHealth> = Arc::default();
-        let mut letters = DeadLetters::new(Path::new("/nonexistent"), "x", 4096, Arc::clone(&health)).unwrap();
+        let mut letters = DeadLetters::new(Path::new("/nonexistent"), "x", 4096, Arc::clone(&health), writes()).unwrap();
         letters.keep(&points(2), &rejections(2, "why not")).await;
         assert_eq!(health.dead_letters_dropped.load(Ordering::Relaxed), 2);
     }

@@ -2,16 +2,13 @@
 //!
 //! Blocks that queue up while one is being synced are written together and synced once. A failure is told once, and ends writing.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError, mpsc},
-};
+use std::{collections::VecDeque, sync::mpsc};
 
 use weir_engine::core::{self, BlockNumber, Event, OutboxPlace};
 use weir_plugin_api::{Identity, Lane};
-use weir_store::{Files, Store, StoreError, StoreStats};
+use weir_store::{Files, Store, StoreError, Writes};
 
-use super::handle::CoreHandle;
+use super::{handle::CoreHandle, writes::SharedWrites};
 
 /// What the disk thread is asked to do.
 pub enum DiskCommand {
@@ -57,13 +54,22 @@ pub enum DiskCommand {
     },
 }
 
-/// What others may know of the store.
-pub type SharedStats = Arc<Mutex<StoreStats>>;
-
 /// Runs until the core thread drops its end. The store is closed then, and its directory free for a successor.
-pub fn run<F: Files>(store: Store<F>, commands: &mpsc::Receiver<DiskCommand>, core: &CoreHandle, stats: &SharedStats) {
-    let mut disk =
-        Disk { store, core: core.clone(), written: 0, owed: false, stuck: false, waiting: VecDeque::new(), asked: false, failed: false };
+pub fn run<F: Files>(store: Store<F>, commands: &mpsc::Receiver<DiskCommand>, core: &CoreHandle, writes: &SharedWrites) {
+    let mut disk = Disk {
+        store,
+        core: core.clone(),
+        written: 0,
+        owed: false,
+        stuck: false,
+        waiting: VecDeque::new(),
+        asked: false,
+        failed: false,
+        commits: 0,
+        told: Writes::default(),
+    };
+    // What opening it took is written, but no matter of the write budget.
+    disk.tell(writes);
     while let Ok(first) = commands.recv() {
         disk.perform(first);
         // One sync for everything that came meanwhile.
@@ -74,7 +80,10 @@ pub fn run<F: Files>(store: Store<F>, commands: &mpsc::Receiver<DiskCommand>, co
             disk.perform(next);
         }
         disk.settle();
-        *stats.lock().unwrap_or_else(PoisonError::into_inner) = disk.store.stats();
+        let beyond = disk.tell(writes).fsyncs.saturating_sub(std::mem::take(&mut disk.commits));
+        if beyond > 0 {
+            disk.core.event(Event::Synced { beyond: u32::try_from(beyond).unwrap_or(u32::MAX) });
+        }
     }
 }
 
@@ -101,9 +110,23 @@ struct Disk<F: Files> {
     asked: bool,
     /// The core has been told so: it is not told again, and nothing more is written.
     failed: bool,
+    /// Commits since the last look at the statistics: the core knows that each asks for a sync.
+    commits: u64,
+    /// What was written at the last look.
+    told: Writes,
 }
 
 impl<F: Files> Disk<F> {
+    /// Shows what was written since the last time.
+    fn tell(&mut self, writes: &SharedWrites) -> Writes {
+        let stats = self.store.stats();
+        let sum = stats.written.sum();
+        let more = Writes { bytes: sum.bytes - self.told.bytes, fsyncs: sum.fsyncs - self.told.fsyncs };
+        self.told = sum;
+        writes.store(stats, more);
+        more
+    }
+
     fn perform(&mut self, command: DiskCommand) {
         match command {
             DiskCommand::Append { block, bytes, meta, sync } => {
@@ -141,6 +164,7 @@ impl<F: Files> Disk<F> {
             Ok(()) => {
                 self.written = block.number;
                 self.owed |= block.sync;
+                self.commits += u64::from(block.sync);
                 if !block.sync {
                     self.core.event(Event::Durable { block: block.number, synced: false });
                 }
@@ -267,8 +291,10 @@ mod tests {
         memory::{Faults, MemoryFiles},
     };
 
+    use std::sync::Arc;
+
     use super::*;
-    use crate::run::handle::Message;
+    use crate::{run::handle::Message, sys::clock::SystemClock};
 
     fn block(block: BlockNumber, length: usize) -> DiskCommand {
         let meta = core::BlockMeta { first_record: block, records: 1, ..core::BlockMeta::default() };
@@ -295,9 +321,10 @@ mod tests {
         commands.into_iter().for_each(|c| sender.send(c).expect("the receiver is here"));
         drop(sender);
         let (core, inbox) = CoreHandle::new();
-        run(store, &receiver, &core, &SharedStats::default());
+        run(store, &receiver, &core, &SharedWrites::new(Arc::new(SystemClock::default())));
         drop(core);
-        let events = inbox.into_iter().map(|message| match message {
+        let others = inbox.into_iter().filter(|m| !matches!(m, Message::Event(Event::Synced { .. })));
+        let events = others.map(|message| match message {
             Message::Event(Event::Durable { block, synced }) => format!("durable {block} {synced}"),
             Message::Event(Event::StorageFailed { .. }) => "storage failed".into(),
             Message::Event(Event::Checkpoint) => "checkpoint wanted".into(),

@@ -19,6 +19,7 @@ mod inputs;
 pub mod start;
 pub mod stop;
 mod transform;
+pub mod writes;
 
 use std::{path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
 
@@ -65,8 +66,10 @@ pub struct Running {
     pub(crate) flushed: Vec<Stop>,
     pub(crate) core_thread: JoinHandle<()>,
     pub(crate) disk_thread: JoinHandle<()>,
-    /// What the store has done.
-    pub store: disk_thread::SharedStats,
+    /// What the store has done, and how much is written.
+    pub writes: writes::SharedWrites,
+    /// Endurance of the disk, bytes; 0: not known.
+    pub endurance_bytes: u64,
     pub(crate) shutdown_timeout: Duration,
 }
 

@@ -28,6 +28,7 @@ use super::{
     handle::CoreHandle,
     inputs::{self, Schedule},
     transform::Transform,
+    writes::SharedWrites,
 };
 use crate::{
     config::{
@@ -43,7 +44,7 @@ type Offers = (Vec<async_mpsc::UnboundedSender<Offered>>, Vec<async_mpsc::Unboun
 ///
 /// # Errors
 /// See [`StartError`]; nothing is left running then.
-pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>) -> Result<Running, StartError> {
+pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>, writes: &SharedWrites) -> Result<Running, StartError> {
     if options.once {
         refuse_endless(&config.inputs)?;
     }
@@ -73,10 +74,9 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>) -> 
     let output_resumes: Vec<_> = (0..config.engine.outputs.len()).map(|o| core.output_resume(o as u16)).collect();
 
     let (disk_sender, disk_receiver) = mpsc::channel();
-    let stats = disk_thread::SharedStats::default();
     let disk_thread = {
-        let (handle, stats) = (handle.clone(), Arc::clone(&stats));
-        spawn("disk", move || disk_thread::run(store, &disk_receiver, &handle, &stats))?
+        let (handle, writes) = (handle.clone(), writes.clone());
+        spawn("disk", move || disk_thread::run(store, &disk_receiver, &handle, &writes))?
     };
     let core_thread = {
         let thread = CoreThread {
@@ -105,7 +105,8 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>) -> 
         flushed: Vec::new(),
         core_thread,
         disk_thread,
-        store: stats,
+        writes: writes.clone(),
+        endurance_bytes: config.endurance_bytes,
         shutdown_timeout,
     };
     let round = config.agent.round_interval;
@@ -130,6 +131,7 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>) -> 
                     &output.name,
                     config.dead_letter_bytes_max,
                     Arc::clone(&running.health[index]),
+                    writes.clone(),
                 ),
             },
             output.output,

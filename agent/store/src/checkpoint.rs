@@ -2,24 +2,32 @@
 //!
 //! | bytes | little-endian |
 //! | --- | --- |
-//! | 0..4 | magic `WRC1` |
+//! | 0..4 | magic `WRC2` |
 //! | 4..8 | CRC-32C of everything behind it |
 //! | 8..16 | store id |
 //! | 16..24 | number |
 //! | 24..32 | records up to here are in the state |
 //! | 32..64 | end of each outbox lane: segment, bytes |
 //! | 64..72 | bytes of the state before compression |
-//! | 72.. | the state, LZ4 |
+//! | 72..80 | bytes written in the life of the store, before this |
+//! | 80..88 | syncs likewise |
+//! | 88.. | the state, LZ4 |
+//!
+//! `WRC1`, which is read too, lacks 72..88.
 
 use crate::{
+    counted::Writes,
     error::StoreError,
     files::{self, Files},
     outbox::Ends,
 };
 
 /// Magic of a checkpoint.
-pub const MAGIC: [u8; 4] = *b"WRC1";
-const HEAD: usize = 72;
+pub const MAGIC: [u8; 4] = *b"WRC2";
+const HEAD: usize = 88;
+/// Magic of one that does not say what was written.
+const MAGIC_1: [u8; 4] = *b"WRC1";
+const HEAD_1: usize = 72;
 const TEMPORARY: &str = "checkpoint.new";
 /// Largest state that is believed.
 const STATE_MAX: u64 = 4 << 30;
@@ -33,6 +41,8 @@ pub struct CheckpointState {
     pub upto_record: u64,
     /// Ends of the outbox.
     pub ends: Ends,
+    /// Written in the life of the store before it.
+    pub written: Writes,
     /// The state.
     pub state: Vec<u8>,
 }
@@ -77,7 +87,7 @@ pub fn open<F: Files>(files: &mut F, store: u64) -> Result<Opened, StoreError> {
 ///
 /// # Errors
 /// The operating system's; the previous ones stand.
-pub fn prepare<F: Files>(files: &mut F, store: u64, checkpoint: &CheckpointState) -> Result<u64, StoreError> {
+pub fn prepare<F: Files>(files: &mut F, store: u64, checkpoint: &CheckpointState) -> Result<(), StoreError> {
     let bytes = encode(checkpoint, store);
     let length = bytes.len() as u64;
     let written =
@@ -86,7 +96,7 @@ pub fn prepare<F: Files>(files: &mut F, store: u64, checkpoint: &CheckpointState
         // A file whose sync failed is not to be relied on again.
         let _ = files.remove(TEMPORARY);
     }
-    written.map(|()| length)
+    written
 }
 
 /// Gives what [`prepare`] wrote its name: rename, sync of the names. It counts once this returns.
@@ -121,7 +131,9 @@ pub fn prune<F: Files>(files: &mut F, newest: u64) -> Result<(), StoreError> {
 fn encode(checkpoint: &CheckpointState, store: u64) -> Vec<u8> {
     let mut out = vec![0; HEAD];
     let [(segment_a, bytes_a), (segment_b, bytes_b)] = checkpoint.ends;
-    let numbers = [store, checkpoint.number, checkpoint.upto_record, segment_a, bytes_a, segment_b, bytes_b, checkpoint.state.len() as u64];
+    let Writes { bytes, fsyncs } = checkpoint.written;
+    let raw = checkpoint.state.len() as u64;
+    let numbers = [store, checkpoint.number, checkpoint.upto_record, segment_a, bytes_a, segment_b, bytes_b, raw, bytes, fsyncs];
     for (index, number) in numbers.into_iter().enumerate() {
         out[8 + index * 8..16 + index * 8].copy_from_slice(&number.to_le_bytes());
     }
@@ -140,19 +152,47 @@ pub fn store_of(bytes: &[u8]) -> Option<u64> {
 
 /// The checkpoint these bytes are, if they are whole and of this store.
 pub fn decode(bytes: &[u8], store: u64) -> Option<CheckpointState> {
-    let head = bytes.get(..HEAD)?;
-    let crc = u32::from_le_bytes(head[4..8].try_into().ok()?);
-    if head[..4] != MAGIC || crc32c::crc32c(&bytes[8..]) != crc {
+    let crc = u32::from_le_bytes(bytes.get(4..8)?.try_into().ok()?);
+    let head = match bytes.get(..4)? {
+        magic if magic == MAGIC => HEAD,
+        magic if magic == MAGIC_1 => HEAD_1,
+        _ => return None,
+    };
+    if crc32c::crc32c(bytes.get(8..)?) != crc {
         return None;
     }
-    let mut numbers = [0u64; 8];
-    for (index, number) in numbers.iter_mut().enumerate() {
-        *number = u64::from_le_bytes(head[8 + index * 8..16 + index * 8].try_into().ok()?);
+    let mut numbers = [0u64; (HEAD - 8) / 8];
+    for (number, bytes) in numbers.iter_mut().zip(bytes.get(8..head)?.chunks_exact(8)) {
+        *number = u64::from_le_bytes(bytes.try_into().ok()?);
     }
-    let [found, number, upto_record, segment_a, bytes_a, segment_b, bytes_b, raw] = numbers;
+    let [found, number, upto_record, segment_a, bytes_a, segment_b, bytes_b, raw, written, fsyncs] = numbers;
     if found != store || raw > STATE_MAX {
         return None;
     }
-    let state = lz4_flex::block::decompress(&bytes[HEAD..], raw as usize).ok()?;
-    Some(CheckpointState { number, upto_record, ends: [(segment_a, bytes_a), (segment_b, bytes_b)], state })
+    let state = lz4_flex::block::decompress(&bytes[head..], raw as usize).ok()?;
+    let (ends, written) = ([(segment_a, bytes_a), (segment_b, bytes_b)], Writes { bytes: written, fsyncs });
+    Some(CheckpointState { number, upto_record, ends, written, state })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> CheckpointState {
+        let ends = [(1, 2), (3, 4)];
+        CheckpointState { number: 7, upto_record: 9, ends, written: Writes { bytes: 5, fsyncs: 6 }, state: vec![8; 100] }
+    }
+
+    #[test]
+    fn a_checkpoint_that_does_not_say_what_was_written_is_read_too() {
+        let whole = encode(&state(), 11);
+        assert_eq!(decode(&whole, 11), Some(state()));
+        let mut old = whole;
+        old.drain(HEAD_1..HEAD);
+        old[..4].copy_from_slice(&MAGIC_1);
+        let crc = crc32c::crc32c(&old[8..]);
+        old[4..8].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(decode(&old, 11), Some(CheckpointState { written: Writes::default(), ..state() }));
+        assert_eq!(decode(&old[..70], 11), None);
+    }
 }

@@ -293,7 +293,7 @@ impl Journal {
         }
         let synced = self.sync(files);
         self.unsynced.clear();
-        synced.map(|_| true)
+        synced.map(|()| true)
     }
 
     /// Writes a block; it is durable after [`Journal::sync`]. A block that could not be written in two files is not taken.
@@ -301,7 +301,7 @@ impl Journal {
     /// # Errors
     /// [`StoreError::JournalFull`], [`StoreError::TooLarge`], [`StoreError::OutOfOrder`] for one behind a block that was not taken, or the
     /// operating system's.
-    pub fn append<F: Files>(&mut self, files: &mut F, meta: &BlockMeta, payload: &[u8]) -> Result<usize, StoreError> {
+    pub fn append<F: Files>(&mut self, files: &mut F, meta: &BlockMeta, payload: &[u8]) -> Result<(), StoreError> {
         if payload.len() > format::PAYLOAD_MAX {
             return Err(StoreError::TooLarge(payload.len()));
         }
@@ -311,10 +311,9 @@ impl Journal {
         }
         let block = self.encode(meta, payload);
         let place = Place::Written(self.put(files, meta, &block)?);
-        let written = block.len();
         self.unsynced.push(Unsynced { meta: meta.clone(), block, place });
         self.next = Some(last_record(meta).saturating_add(1));
-        Ok(written)
+        Ok(())
     }
 
     fn encode(&self, meta: &BlockMeta, payload: &[u8]) -> Vec<u8> {
@@ -412,8 +411,7 @@ impl Journal {
     /// # Errors
     /// [`StoreError::Failed`] when that fails too, [`StoreError::JournalFull`] when there is no other file. The blocks are kept, and the next
     /// call tries again.
-    pub fn sync<F: Files>(&mut self, files: &mut F) -> Result<u64, StoreError> {
-        let mut syncs = 0;
+    pub fn sync<F: Files>(&mut self, files: &mut F) -> Result<(), StoreError> {
         let mut failure = None;
         for _ in 0..2 {
             self.place(files)?;
@@ -422,7 +420,6 @@ impl Journal {
                 if self.unsynced.iter().all(|u| u.place != here) {
                     continue;
                 }
-                syncs += 1;
                 let place = match files.sync(&self.files[index].name) {
                     Ok(()) => Place::Synced,
                     Err(error) => {
@@ -436,7 +433,7 @@ impl Journal {
             if self.unsynced.iter().all(|u| u.place == Place::Synced) {
                 let newest = self.unsynced.drain(..).map(|u| last_record(&u.meta)).max();
                 self.durable = self.durable.max(newest.unwrap_or(0));
-                return Ok(syncs);
+                return Ok(());
             }
         }
         Err(failure.map_or(StoreError::JournalFull { bytes: self.bytes_max }, |source| StoreError::Failed { source: Box::new(source) }))

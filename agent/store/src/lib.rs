@@ -34,6 +34,7 @@
 #![doc = include_str!("../FORMAT.md")]
 
 mod checkpoint;
+mod counted;
 mod error;
 mod files;
 mod format;
@@ -45,7 +46,10 @@ mod read_only;
 
 use std::{collections::BTreeMap, fmt};
 
+use counted::Counted;
+
 pub use checkpoint::CheckpointState;
+pub use counted::{Writes, Written};
 pub use error::{Operation, StoreError};
 pub use files::{Files, RealFiles};
 pub use read_only::{ReadOnlyFiles, Unreadable};
@@ -201,10 +205,11 @@ pub struct Recovered {
 /// What a store has done since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
-    /// Bytes written.
-    pub bytes_written: u64,
-    /// Syncs asked of the disk, of files and of names.
-    pub fsyncs: u64,
+    /// What was written.
+    pub written: Written,
+    /// What was written in the life of the store, earlier runs included: bytes and syncs ride in each checkpoint, and of what came behind
+    /// the last one before a crash the journal's part is reckoned from its blocks.
+    pub ever: Writes,
     /// Journal bytes that hold something needed.
     pub journal_used: u64,
     /// Journal bytes on disk.
@@ -214,13 +219,14 @@ pub struct StoreStats {
 /// A store; one thread owns it.
 #[derive(Debug)]
 pub struct Store<F: Files = RealFiles> {
-    files: F,
+    files: Counted<F>,
     id: u64,
     journal: journal::Journal,
     outbox: outbox::Outbox,
     /// Records the newest checkpoint covers.
     covered: u64,
-    stats: StoreStats,
+    /// Written in earlier runs.
+    before: Writes,
 }
 
 impl<F: Files> Store<F> {
@@ -228,7 +234,8 @@ impl<F: Files> Store<F> {
     ///
     /// # Errors
     /// When files can't be read or written; damage is no error.
-    pub fn open(mut files: F, options: &StoreOptions) -> Result<(Self, Recovered), StoreError> {
+    pub fn open(files: F, options: &StoreOptions) -> Result<(Self, Recovered), StoreError> {
+        let mut files = Counted::new(files);
         let (id, mistaken) = identify(&mut files, options.new_id)?;
         let opened = checkpoint::open(&mut files, id)?;
         // A process killed between the rename and its sync leaves a name that a power cut would take back, after others were built on it.
@@ -239,7 +246,10 @@ impl<F: Files> Store<F> {
         damage.extend((0..damaged).map(|_| Damage::file("outbox".into())));
         let (journal, blocks, lost) = journal::Journal::open(&mut files, id, options.journal_bytes_max, upto, opened.before.min(upto))?;
         damage.extend(lost);
-        let store = Self { files, id, journal, outbox, covered: upto, stats: StoreStats::default() };
+        let mut before = opened.newest.as_ref().map_or_else(Writes::default, |c| c.written);
+        before.bytes += blocks.iter().map(|b| format::pages(format::HEADER + b.bytes.len()) as u64).sum::<u64>();
+        before.fsyncs += blocks.len() as u64;
+        let store = Self { files, id, journal, outbox, covered: upto, before };
         Ok((store, Recovered { checkpoint: opened.newest, blocks, outbox: found, damage }))
     }
 
@@ -248,8 +258,7 @@ impl<F: Files> Store<F> {
     /// # Errors
     /// [`StoreError::JournalFull`] until a checkpoint makes room, or the operating system's.
     pub fn append(&mut self, meta: &BlockMeta, bytes: &[u8]) -> Result<(), StoreError> {
-        self.stats.bytes_written += self.journal.append(&mut self.files, meta, bytes)? as u64;
-        Ok(())
+        self.journal.append(&mut self.files, meta, bytes)
     }
 
     /// Makes every appended block durable.
@@ -257,8 +266,7 @@ impl<F: Files> Store<F> {
     /// # Errors
     /// [`StoreError::Failed`] when the disk reported an error twice.
     pub fn sync(&mut self) -> Result<(), StoreError> {
-        self.stats.fsyncs += self.journal.sync(&mut self.files)?;
-        Ok(())
+        self.journal.sync(&mut self.files)
     }
 
     /// Makes a checkpoint: outbox, state, commit point, then frees what no generation needs.
@@ -273,20 +281,16 @@ impl<F: Files> Store<F> {
         state: &[u8],
         free_below: [u64; 2],
     ) -> Result<Vec<OutboxPlace>, StoreError> {
-        let (places, ends, written) = self.outbox.append(&mut self.files, outbox)?;
-        let state = CheckpointState { number, upto_record, ends, state: state.to_vec() };
-        let size = match checkpoint::prepare(&mut self.files, self.id, &state) {
-            Ok(size) => size,
-            Err(error) => {
-                self.outbox.withdraw(&mut self.files, ends);
-                return Err(error);
-            }
-        };
+        let (places, ends) = self.outbox.append(&mut self.files, outbox)?;
+        let written = self.written_ever();
+        let state = CheckpointState { number, upto_record, ends, written, state: state.to_vec() };
+        if let Err(error) = checkpoint::prepare(&mut self.files, self.id, &state) {
+            self.outbox.withdraw(&mut self.files, ends);
+            return Err(error);
+        }
         // From here on a start may find it, whatever is said of it: what it appended must stay as it is.
         self.outbox.commit(ends);
         checkpoint::publish(&mut self.files, number)?;
-        self.stats.bytes_written += written + size;
-        self.stats.fsyncs += 2 + 2 * u64::from(!outbox.is_empty());
         self.journal.free(self.covered);
         self.journal.covered(upto_record);
         self.covered = upto_record;
@@ -323,12 +327,17 @@ impl<F: Files> Store<F> {
 
     /// What was done since it was opened.
     pub fn stats(&self) -> StoreStats {
-        StoreStats { journal_used: self.journal.used(), journal_capacity: self.journal.capacity(), ..self.stats }
+        let (written, ever) = (self.files.written(), self.written_ever());
+        StoreStats { written, ever, journal_used: self.journal.used(), journal_capacity: self.journal.capacity() }
+    }
+
+    fn written_ever(&self) -> Writes {
+        self.before.and(self.files.written().sum())
     }
 
     /// The files, for simulators.
     pub fn into_files(self) -> F {
-        self.files
+        self.files.into_inner()
     }
 }
 

@@ -96,9 +96,9 @@ impl Outbox {
     ///
     /// # Errors
     /// The operating system's; what was written is withdrawn.
-    pub fn append<F: Files>(&mut self, files: &mut F, blocks: &[OutboxBlock]) -> Result<(Vec<OutboxPlace>, Ends, u64), StoreError> {
+    pub fn append<F: Files>(&mut self, files: &mut F, blocks: &[OutboxBlock]) -> Result<(Vec<OutboxPlace>, Ends), StoreError> {
         self.cut(files)?;
-        let mut appended = (Vec::with_capacity(blocks.len()), self.ends, 0);
+        let mut appended = (Vec::with_capacity(blocks.len()), self.ends);
         match self.write(files, blocks, &mut appended) {
             Ok(()) => Ok(appended),
             Err(error) => {
@@ -112,7 +112,7 @@ impl Outbox {
         &self,
         files: &mut F,
         blocks: &[OutboxBlock],
-        (places, ends, written): &mut (Vec<OutboxPlace>, Ends, u64),
+        (places, ends): &mut (Vec<OutboxPlace>, Ends),
     ) -> Result<(), StoreError> {
         let mut touched: Vec<String> = Vec::new();
         for block in blocks {
@@ -140,7 +140,6 @@ impl Outbox {
                 touched.push(file);
             }
             places.push(OutboxPlace { segment, offset, bytes: bytes.len() as u32 });
-            *written += bytes.len() as u64;
         }
         for file in &touched {
             files.sync(file)?;

@@ -39,8 +39,8 @@ fn a_commit_of_a_few_readings_writes_one_page_and_syncs_once() {
     let before = store.stats();
     store.append(&meta(2, 3), b"a few readings").expect("written");
     store.sync().expect("synced");
-    assert_eq!(store.stats().bytes_written - before.bytes_written, 4096);
-    assert_eq!(store.stats().fsyncs - before.fsyncs, 1);
+    assert_eq!(store.stats().written.journal.bytes - before.written.journal.bytes, 4096);
+    assert_eq!(store.stats().written.sum().fsyncs - before.written.sum().fsyncs, 1);
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub fn format_duration(duration: Duration) -> String {
     if nanos == 0 { "0s".into() } else { format!("{nanos}ns") }
 }
 
-/// Reads a size in bytes: a number with `B kB KB KiB MB MiB GB GiB` or none.
+/// Reads a size in bytes: a number with `B kB KB KiB MB MiB GB GiB TB TiB` or none.
 ///
 /// # Errors
 /// A sentence that says what is wrong.
@@ -74,7 +74,9 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "Mi" | "MiB" => 1024.0 * 1024.0,
         "G" | "GB" => 1e9,
         "Gi" | "GiB" => 1024.0 * 1024.0 * 1024.0,
-        other => return Err(format!("\"{other}\" is no unit of size; use B, kB, KiB, MB, MiB, GB or GiB")),
+        "T" | "TB" => 1e12,
+        "Ti" | "TiB" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        other => return Err(format!("\"{other}\" is no unit of size; use B, kB, KiB, MB, MiB, GB, GiB, TB or TiB")),
     };
     let number: f64 = number.parse().map_err(|_| "a size is a number with a unit, for example \"64MiB\"".to_string())?;
     Ok((number * scale).round() as u64)
@@ -82,7 +84,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 
 /// The shortest way to write a size so that [`parse_size`] reads it back.
 pub fn format_size(bytes: u64) -> String {
-    for (unit, size) in [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
+    for (unit, size) in [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
         if bytes >= size && bytes.is_multiple_of(size) {
             return format!("{}{unit}", bytes / size);
         }

@@ -73,10 +73,20 @@ impl Core {
             || self.commit.journal_bytes >= self.spec.storage.journal_bytes_max / 3
     }
 
-    /// Steady time at which one that failed is tried again; `i64::MAX`: none waits for its time.
-    pub(super) fn checkpoint_deadline(&self) -> i64 {
+    /// Whether a bound is so near that one can't wait for the write budget.
+    fn checkpoint_presses(&self) -> bool {
+        self.waiting.bytes() > self.spec.limits.results_waiting_bytes_max / 2 * 3
+            || self.commit.journal_bytes >= self.spec.storage.journal_bytes_max / 2
+    }
+
+    /// Steady time at which one that is due, or is to be tried again, can be made; `i64::MAX`: none waits for its time.
+    pub(super) fn checkpoint_deadline(&mut self, steady: i64) -> i64 {
         let waits = self.checkpoint.running.is_none() && self.failed.is_none() && self.checkpoint_due();
-        if waits { self.checkpoint.not_before } else { i64::MAX }
+        if !waits {
+            return i64::MAX;
+        }
+        let budget = if self.checkpoint_presses() { steady } else { self.commit.checkpoint_from(steady) };
+        self.checkpoint.not_before.max(budget)
     }
 
     /// Starts a checkpoint if one is due and none is being written.
@@ -84,10 +94,12 @@ impl Core {
         if self.checkpoint.running.is_some() || self.failed.is_some() {
             return;
         }
-        let due = self.checkpoint_due() && now.steady >= self.checkpoint.not_before;
-        if !due && !self.checkpoint.wanted {
+        let from = self.checkpoint_deadline(now.steady);
+        if !self.checkpoint.wanted && now.steady < from {
+            self.commit.saving = from != i64::MAX && from > self.checkpoint.not_before;
             return;
         }
+        self.commit.saving = false;
         (self.checkpoint.wanted, self.checkpoint.retry) = (false, false);
         self.commit_now(now, effects);
         let outbox = self.spill();

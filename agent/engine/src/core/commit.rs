@@ -18,6 +18,8 @@ const HEADER_MAX: u64 = 128;
 /// What a run leaves unused of the journal file the run before was writing, at most.
 const FILE_BYTES: u64 = 1 << 20;
 const MINUTE: i64 = 60_000_000_000;
+/// Syncs of a checkpoint: the open block, two segments of the outbox and their names, the state, its name, the oldest state's name.
+const CHECKPOINT_SYNCS: usize = 7;
 
 /// A block on its way to the disk.
 #[derive(Clone, Debug)]
@@ -51,7 +53,9 @@ pub struct Commit {
     pub full: bool,
     /// The write budget holds back a commit that is wanted.
     pub bound_by_budget: bool,
-    /// Commits that could not wait for the write budget.
+    /// What is left of the write budget is saved for a checkpoint that is due: else commits would take every sync as it becomes free.
+    pub saving: bool,
+    /// Syncs that could not wait for the write budget.
     pub over_budget: u64,
     /// Records up to here are durable as the mode has it.
     pub durable: u64,
@@ -102,14 +106,44 @@ impl Commit {
         within || self.urgent
     }
 
+    /// The disk was synced for something else than a commit: that is in the budget too, and commits wait for it.
+    pub fn synced_beyond(&mut self, syncs: u32, steady: i64) {
+        if self.budget == 0 {
+            return;
+        }
+        for _ in 0..syncs {
+            self.over_budget += u64::from(self.spent(steady) >= self.budget);
+            self.syncs.push_back(steady);
+        }
+    }
+
+    /// When the budget has room for a checkpoint, steady time; one that asks for more than there ever is waits for all of it.
+    pub fn checkpoint_from(&mut self, steady: i64) -> i64 {
+        let spent = self.spent(steady);
+        if self.budget == 0 || spent + CHECKPOINT_SYNCS <= self.budget {
+            return steady;
+        }
+        let leave = (spent + CHECKPOINT_SYNCS - self.budget).min(spent);
+        leave.checked_sub(1).and_then(|last| self.syncs.get(last)).map_or(steady, |at| at + MINUTE)
+    }
+
+    /// Syncs within the last minute.
+    fn spent(&mut self, steady: i64) -> usize {
+        while self.syncs.front().is_some_and(|at| steady - at >= MINUTE) {
+            self.syncs.pop_front();
+        }
+        self.syncs.len()
+    }
+
     fn within_budget(&mut self, steady: i64) -> bool {
         if self.budget == 0 || self.durability != Durability::Power {
             return true;
         }
-        while self.syncs.front().is_some_and(|at| steady - at >= MINUTE) {
-            self.syncs.pop_front();
+        if self.saving {
+            self.due = Some(self.checkpoint_from(steady).max(steady + 1));
+            return false;
         }
-        if self.syncs.len() < self.budget {
+        if self.spent(steady) < self.budget {
             return true;
         }
         // Woken when the oldest leaves the minute.

@@ -114,7 +114,7 @@ pub struct Ledger {
     pub commits: u64,
     /// The write budget holds back a commit now.
     pub bound_by_budget: bool,
-    /// Commits that went past the write budget, because an alert was in them.
+    /// Syncs that went past the write budget: commits with an alert in them, and what can't wait at a bound.
     pub over_budget: u64,
     /// Inputs that can wait are held back now, because an output can't keep up.
     pub held_back: bool,

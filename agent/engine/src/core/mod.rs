@@ -85,6 +85,12 @@ pub enum Event {
         /// Whether it was synced.
         synced: bool,
     },
+    /// The disk was synced more often than for the commits asked for: for checkpoints, new files, second tries. The write budget has it
+    /// counted.
+    Synced {
+        /// How often.
+        beyond: u32,
+    },
     /// The disk failed for good; blocks after `durable` are not on it.
     StorageFailed {
         /// What happened.

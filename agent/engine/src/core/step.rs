@@ -91,6 +91,7 @@ impl Core {
                 self.timers(now, effects);
             }
             Event::Durable { block, synced } => self.durable(block, synced, effects),
+            Event::Synced { beyond } => self.commit.synced_beyond(beyond, now.steady),
             Event::StorageFailed { reason } => self.storage_failed(now, reason, effects),
             Event::CheckpointDone { number, outbox, .. } => self.checkpoint_done(now, number, &outbox, effects),
             Event::CheckpointFailed { number, no_space, reason } => self.checkpoint_failed(now, number, no_space, reason, effects),
@@ -429,7 +430,8 @@ impl Core {
         let age = self.age_deadline().map_or(i64::MAX, |at| self.clock.steady_at(at));
         let calm = self.calm_deadline().map_or(i64::MAX, |at| self.clock.steady_at(at));
         // What is due already and could not be done waits for an answer from the disk, not for time; a millisecond is no busy loop.
-        let earliest = operators.min(commit).min(sync).min(age).min(calm).min(self.checkpoint_deadline()).min(self.pace_deadline());
+        let earliest =
+            operators.min(commit).min(sync).min(age).min(calm).min(self.checkpoint_deadline(now.steady)).min(self.pace_deadline());
         let at = earliest.max(now.steady + 1_000_000);
         if at != self.armed {
             self.armed = at;

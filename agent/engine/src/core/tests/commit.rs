@@ -127,6 +127,55 @@ fn the_write_budget_holds_back_commits_but_not_an_alerts() {
 }
 
 #[test]
+fn a_checkpoint_waits_for_the_write_budget_and_commits_wait_for_it() {
+    let mut spec = spec();
+    spec.storage.fsyncs_per_minute_max = 10;
+    spec.storage.journal_bytes_max = 30 * 4096;
+    let mut world = World::new(spec);
+    // Ten commits a minute: the journal's third, ten pages, is used when the budget is spent.
+    world.pass(61 * S);
+    let taken: Vec<(usize, usize)> = (0..10)
+        .map(|n| {
+            let effects = world.take(&[f64::from(n)]);
+            (appends(&effects), checkpoints(&effects))
+        })
+        .collect();
+    assert!(taken.iter().all(|t| t.1 == 0), "{taken:?}");
+    let spent = world.now.steady;
+    world.batch(Position::None, &[1.0]);
+    let mut seen = Vec::new();
+    for _ in 0..600 {
+        world.pass(200 * MS);
+        let effects = world.step(Event::Time);
+        if checkpoints(&effects) > 0 {
+            seen.push(world.now.steady - spent);
+            assert_eq!(appends(&effects), 1, "the open block goes with it");
+            world.sync();
+            world.step(Event::Synced { beyond: 6 });
+            world.write_checkpoint(effects);
+        } else {
+            assert!(!seen.is_empty() || appends(&effects) == 0, "a commit took what the checkpoint needs");
+        }
+    }
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert!(seen[0] > 50 * S && seen[0] <= 61 * S, "it waits for the commits before to leave the minute: {seen:?}");
+    assert_eq!(world.core.ledger().over_budget, 0);
+}
+
+#[test]
+fn syncs_beyond_the_commits_are_in_the_budget() {
+    let mut spec = spec();
+    spec.storage.fsyncs_per_minute_max = 3;
+    let mut world = World::new(spec);
+    world.pass(61 * S);
+    world.step(Event::Synced { beyond: 2 });
+    assert_eq!(appends(&world.take(&[1.0])), 1);
+    assert_eq!(appends(&world.take(&[2.0])), 0, "a new journal file took two");
+    world.step(Event::Synced { beyond: 2 });
+    assert_eq!(world.core.ledger().over_budget, 2);
+}
+
+#[test]
 fn in_crash_mode_a_block_written_during_a_sync_has_a_sync_of_its_own() {
     let mut spec = spec();
     spec.storage.durability = Durability::Crash;
