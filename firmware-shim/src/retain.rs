@@ -28,6 +28,11 @@ impl<const DEPTH: usize, const FIELDS: usize> Default for Retain<DEPTH, FIELDS> 
 }
 
 impl<const DEPTH: usize, const FIELDS: usize> Retain<DEPTH, FIELDS> {
+    /// An empty queue whose next reading gets the number `next`, after `dropped` that were lost.
+    pub fn resumed(next: u64, dropped: u64) -> Self {
+        Self { queue: Deque::new(), oldest: next, dropped }
+    }
+
     /// Keeps a reading and returns its number; the oldest makes room when the queue is full.
     pub fn push(&mut self, reading: Retained<FIELDS>) -> u64 {
         let number = self.next();

@@ -1,16 +1,19 @@
-//! What a body says: hello, data, ack, hello request, resend; read without copying, written into a slice.
+//! What a body says: hello, data, ack, hello request, resend, time request, time reply; read without copying, written into a slice.
 
 use super::{
     BODY_MAX, FIELDS_MAX, FrameError, VERSION, WIRE_MAX, body_buffer,
     bytes::{Reader, Writer},
     seal,
 };
+use crate::fault::Fault;
 
 const HELLO: u8 = 1;
 const DATA: u8 = 2;
 const ACK: u8 = 3;
 const HELLO_REQUEST: u8 = 4;
 const RESEND: u8 = 5;
+const TIME_REQUEST: u8 = 6;
+const TIME_REPLY: u8 = 7;
 
 /// How a field's values are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +40,7 @@ pub struct Field<'a> {
     pub kind: FieldKind,
 }
 
-/// One value of a reading; its variant must be that of the field's kind.
+/// One value of a reading; its variant must be that of the field's kind, or a fault.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value {
     /// The integer of a scaled field, the exponent is the field's.
@@ -48,9 +51,21 @@ pub enum Value {
     F64(f64),
     /// A boolean.
     Bool(bool),
+    /// There is none, and this is why.
+    Fault(Fault),
 }
 
 impl Value {
+    /// The same, or the fault it is: a number that is none can't be sent.
+    pub fn checked(self) -> Self {
+        let is_number = match self {
+            Self::F32(value) => value.is_finite(),
+            Self::F64(value) => value.is_finite(),
+            Self::Scaled(_) | Self::Bool(_) | Self::Fault(_) => true,
+        };
+        if is_number { self } else { Self::Fault(Fault::NotANumber) }
+    }
+
     /// Whether it can stand in a field of `kind`.
     pub fn fits(&self, kind: FieldKind) -> bool {
         matches!(
@@ -59,6 +74,7 @@ impl Value {
                 | (Self::F32(_), FieldKind::F32)
                 | (Self::F64(_), FieldKind::F64)
                 | (Self::Bool(_), FieldKind::Bool)
+                | (Self::Fault(_), _)
         )
     }
 
@@ -68,6 +84,7 @@ impl Value {
             Self::F32(value) => out.bytes(&value.to_le_bytes()),
             Self::F64(value) => out.bytes(&value.to_le_bytes()),
             Self::Bool(value) => out.bytes(&[u8::from(value)]),
+            Self::Fault(fault) => out.bytes(&[fault.code()]),
         }
     }
 
@@ -88,12 +105,18 @@ impl Value {
 /// A device introduces itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hello<'a> {
-    /// Drawn at its boot.
+    /// Names its row of numbers: drawn at its boot, and kept over resets when the device remembers it.
     pub nonce: u32,
+    /// How often it has started since the nonce was drawn: 0 at the first start.
+    pub resets: u64,
     /// Readings it can keep.
     pub retain_depth: u64,
-    /// Readings it has dropped since its boot because its queue was full.
+    /// Readings of this row it has dropped unacknowledged, because its queue was full or at a reset.
     pub dropped: u64,
+    /// Readings its deadbands held back since its start.
+    pub held_back: u64,
+    /// Frames from the gateway it has refused since its start.
+    pub refused: u64,
     /// Number of the oldest reading it holds, or of its next when it holds none.
     pub oldest: u64,
     /// Its name.
@@ -154,6 +177,10 @@ pub struct Data<'a> {
     pub first: u64,
     /// Number of the oldest reading the device still holds; never past `first`.
     pub oldest: u64,
+    /// The clock `sent_us` is of, 0 when the device does not know the gateway's.
+    pub clock: u32,
+    /// When the frame was sent, microseconds of that clock; 0 without one.
+    pub sent_us: u64,
     /// How many readings follow, at least one.
     pub count: u8,
     from: Reader<'a>,
@@ -161,8 +188,8 @@ pub struct Data<'a> {
 
 impl PartialEq for Data<'_> {
     fn eq(&self, other: &Self) -> bool {
-        (self.nonce, self.first, self.oldest, self.count, self.from.rest)
-            == (other.nonce, other.first, other.oldest, other.count, other.from.rest)
+        (self.nonce, self.first, self.oldest, self.clock, self.sent_us, self.count, self.from.rest)
+            == (other.nonce, other.first, other.oldest, other.clock, other.sent_us, other.count, other.from.rest)
     }
 }
 
@@ -211,13 +238,17 @@ impl Iterator for Readings<'_, '_> {
     fn next(&mut self) -> Option<Reading> {
         self.left = self.left.checked_sub(1)?;
         let age_us = self.from.varint()?;
-        let mask = self.from.varint()?;
-        if mask >> self.kinds.len() != 0 {
+        let (mask, faults) = (self.from.varint()?, self.from.varint()?);
+        if (mask | faults) >> self.kinds.len() != 0 || mask & faults != 0 {
             return None;
         }
         let mut values = heapless::Vec::new();
         for (i, kind) in self.kinds.iter().enumerate() {
-            let value = if mask >> i & 1 == 1 { Some(Value::read(*kind, &mut self.from)?) } else { None };
+            let value = match (mask >> i & 1, faults >> i & 1) {
+                (1, _) => Some(Value::read(*kind, &mut self.from)?),
+                (_, 1) => Some(Value::Fault(Fault::from_code(self.from.u8()?))),
+                _ => None,
+            };
             values.push(value).ok()?;
         }
         let sequence = self.next;
@@ -249,6 +280,30 @@ pub enum Message<'a> {
         /// First reading wanted.
         sequence: u64,
     },
+    /// What time is it?
+    TimeRequest {
+        /// The device's row, 0 when it has none yet.
+        nonce: u32,
+        /// When it was sent, microseconds of the device's uptime.
+        sent_us: u64,
+    },
+    /// The time.
+    TimeReply(TimeReply),
+}
+
+/// The gateway's answer to a time request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeReply {
+    /// Copied from the request.
+    pub nonce: u32,
+    /// Copied from the request.
+    pub sent_us: u64,
+    /// Names the gateway's clock; never 0, and another one when the clock starts anew.
+    pub clock: u32,
+    /// When the request came, microseconds of the gateway's clock.
+    pub received_us: u64,
+    /// When the answer went, the same.
+    pub replied_us: u64,
 }
 
 impl<'a> Message<'a> {
@@ -266,27 +321,37 @@ impl<'a> Message<'a> {
         Some(match kind {
             HELLO => Self::Hello(Self::parse_hello(from)?),
             DATA => {
-                let (nonce, first, behind, count) = (from.u32()?, from.varint()?, from.varint()?, from.u8()?);
+                let (nonce, first, behind) = (from.u32()?, from.varint()?, from.varint()?);
+                let (clock, sent_us, count) = (from.u32()?, from.varint()?, from.u8()?);
                 // Numbers start at 1, and the last one must be a number too.
                 let oldest = first.checked_sub(behind).filter(|oldest| *oldest >= 1)?;
                 first.checked_add(u64::from(count))?;
                 let readings = Reader { rest: from.bytes(from.rest.len())? };
-                if count == 0 {
+                if count == 0 || (clock == 0 && sent_us != 0) {
                     return None;
                 }
-                Self::Data(Data { nonce, first, oldest, count, from: readings })
+                Self::Data(Data { nonce, first, oldest, clock, sent_us, count, from: readings })
             }
             ACK => Self::Ack { nonce: from.u32()?, sequence: from.varint()? },
             HELLO_REQUEST => Self::HelloRequest,
             RESEND => Self::Resend { nonce: from.u32()?, sequence: from.varint()? },
+            TIME_REQUEST => Self::TimeRequest { nonce: from.u32()?, sent_us: from.varint()? },
+            TIME_REPLY => Self::TimeReply(TimeReply {
+                nonce: from.u32()?,
+                sent_us: from.varint()?,
+                clock: from.u32().filter(|clock| *clock != 0)?,
+                received_us: from.varint()?,
+                replied_us: from.varint()?,
+            }),
             _ => return None,
         })
     }
 
     fn parse_hello(from: &mut Reader<'a>) -> Option<Hello<'a>> {
-        let (nonce, retain_depth, dropped, oldest) = (from.u32()?, from.varint()?, from.varint()?, from.varint()?);
+        let (nonce, resets, retain_depth) = (from.u32()?, from.varint()?, from.varint()?);
+        let (dropped, held_back, refused, oldest) = (from.varint()?, from.varint()?, from.varint()?, from.varint()?);
         let (device, measurement, left) = (from.text()?, from.text()?, from.u8()?);
-        if dropped >= oldest || measurement.is_empty() || left == 0 || usize::from(left) > FIELDS_MAX {
+        if nonce == 0 || dropped >= oldest || measurement.is_empty() || left == 0 || usize::from(left) > FIELDS_MAX {
             return None;
         }
         let fields = Fields { from: *from, left };
@@ -295,7 +360,7 @@ impl<'a> Message<'a> {
         }
         let used = fields.from.rest.len() - from.rest.len();
         let fields = Fields { from: Reader { rest: &fields.from.rest[..used] }, left };
-        Some(Hello { nonce, retain_depth, dropped, oldest, device, measurement, fields })
+        Some(Hello { nonce, resets, retain_depth, dropped, held_back, refused, oldest, device, measurement, fields })
     }
 }
 
@@ -307,6 +372,13 @@ pub(crate) fn write_simple(message: Message<'_>, out: &mut [u8; WIRE_MAX]) -> us
         Message::Ack { nonce, sequence } => numbered(&mut writer, ACK, nonce, sequence),
         Message::Resend { nonce, sequence } => numbered(&mut writer, RESEND, nonce, sequence),
         Message::HelloRequest => writer.bytes(&[VERSION, HELLO_REQUEST]),
+        Message::TimeRequest { nonce, sent_us } => numbered(&mut writer, TIME_REQUEST, nonce, sent_us),
+        Message::TimeReply(reply) => {
+            numbered(&mut writer, TIME_REPLY, reply.nonce, reply.sent_us);
+            writer.bytes(&reply.clock.to_le_bytes());
+            writer.varint(reply.received_us);
+            writer.varint(reply.replied_us);
+        }
         Message::Hello(_) | Message::Data(_) => return 0,
     }
     match writer.finish() {
@@ -327,8 +399,11 @@ pub(crate) fn write_hello(hello: &Hello<'_>, fields: &[Field<'_>], out: &mut [u8
     let mut writer = Writer::new(&mut body[..BODY_MAX]);
     writer.bytes(&[VERSION, HELLO]);
     writer.bytes(&hello.nonce.to_le_bytes());
+    writer.varint(hello.resets);
     writer.varint(hello.retain_depth);
     writer.varint(hello.dropped);
+    writer.varint(hello.held_back);
+    writer.varint(hello.refused);
     writer.varint(hello.oldest);
     writer.text(hello.device);
     writer.text(hello.measurement);
@@ -357,12 +432,16 @@ pub(crate) struct DataWriter<'b> {
 }
 
 impl<'b> DataWriter<'b> {
-    pub(crate) fn new(body: &'b mut [u8], nonce: u32, first: u64, oldest: u64) -> Self {
+    /// A frame sent at `sent`: the gateway's clock and its microseconds, when they are known.
+    pub(crate) fn new(body: &'b mut [u8], nonce: u32, first: u64, oldest: u64, sent: Option<(u32, u64)>) -> Self {
         let mut writer = Writer::new(&mut body[..BODY_MAX]);
         writer.bytes(&[VERSION, DATA]);
         writer.bytes(&nonce.to_le_bytes());
         writer.varint(first);
         writer.varint(first - oldest);
+        let (clock, sent_us) = sent.unwrap_or((0, 0));
+        writer.bytes(&clock.to_le_bytes());
+        writer.varint(sent_us);
         let count_at = writer.len();
         writer.bytes(&[0]);
         Self { writer, count_at, count: 0 }
@@ -374,9 +453,17 @@ impl<'b> DataWriter<'b> {
         if self.count == u8::MAX {
             return false;
         }
-        let mask = values.iter().enumerate().filter(|(_, v)| v.is_some()).fold(0, |mask, (i, _)| mask | 1 << i);
+        let (mut mask, mut faults) = (0, 0);
+        for (i, value) in values.iter().enumerate() {
+            match value {
+                Some(Value::Fault(_)) => faults |= 1 << i,
+                Some(_) => mask |= 1 << i,
+                None => {}
+            }
+        }
         self.writer.varint(age_us);
         self.writer.varint(mask);
+        self.writer.varint(faults);
         for value in values.iter().flatten() {
             value.write(&mut self.writer);
         }
@@ -417,18 +504,31 @@ mod tests {
         Field { name: "door", kind: FieldKind::Bool },
     ];
 
-    fn golden() -> [(&'static str, Vec<u8>); 5] {
+    const TIME: TimeReply =
+        TimeReply { nonce: 0x1122_3344, sent_us: 1_000_000, clock: 0x0a0b_0c0d, received_us: 4_999_000, replied_us: 4_999_100 };
+
+    fn golden() -> [(&'static str, Vec<u8>); 7] {
         let mut wire = [0; WIRE_MAX];
         let fields = Fields::none();
-        let hello =
-            Hello { nonce: 0x1122_3344, retain_depth: 300, dropped: 2, oldest: 298, device: "shed", measurement: "climate", fields };
+        let hello = Hello {
+            nonce: 0x1122_3344,
+            resets: 1,
+            retain_depth: 300,
+            dropped: 2,
+            held_back: 40,
+            refused: 3,
+            oldest: 298,
+            device: "shed",
+            measurement: "climate",
+            fields,
+        };
         let len = write_hello(&hello, &FIELDS, &mut wire);
         let hello = wire[..len].to_vec();
         let mut buffer = body_buffer();
-        let mut data = DataWriter::new(&mut buffer, 0x1122_3344, 300, 298);
+        let mut data = DataWriter::new(&mut buffer, 0x1122_3344, 300, 298, Some((0x0a0b_0c0d, 5_000_000)));
         let all = [Some(Value::Scaled(-2153)), Some(Value::F32(1.5)), Some(Value::F64(-0.25)), Some(Value::Bool(true))];
         assert!(data.reading(1_000_000, &all));
-        assert!(data.reading(0, &[Some(Value::Scaled(0)), None, None, None]));
+        assert!(data.reading(0, &[Some(Value::Scaled(0)), None, Some(Value::Fault(Fault::PowerOn)), None]));
         let (at, count, len) = data.finish();
         buffer[at] = count;
         let len = seal(&mut buffer, len, &mut wire);
@@ -438,7 +538,20 @@ mod tests {
         let len = write_hello_request(&mut wire);
         let request = wire[..len].to_vec();
         let len = write_resend(0x1122_3344, 300, &mut wire);
-        [("hello", hello), ("data", data), ("ack", ack), ("hello request", request), ("resend", wire[..len].to_vec())]
+        let resend = wire[..len].to_vec();
+        let len = write_simple(Message::TimeRequest { nonce: 0x1122_3344, sent_us: 1_000_000 }, &mut wire);
+        let ask = wire[..len].to_vec();
+        let len = write_simple(Message::TimeReply(TIME), &mut wire);
+        let time = wire[..len].to_vec();
+        [
+            ("hello", hello),
+            ("data", data),
+            ("ack", ack),
+            ("hello request", request),
+            ("resend", resend),
+            ("time request", ask),
+            ("time reply", time),
+        ]
     }
 
     /// The frames of PROTOCOL.md, to the byte: a change here is a new version of the protocol.
@@ -453,7 +566,8 @@ mod tests {
 
     #[test]
     fn golden_data_reads_back_with_its_values() {
-        let [_, (_, data), ..] = golden();
+        let [_, (_, data), .., (_, time)] = golden();
+        assert_eq!(Message::read(&body(&time)), Ok(Message::TimeReply(TIME)));
         let body = body(&data);
         let Ok(Message::Data(data)) = Message::read(&body) else { panic!("a data frame") };
         let kinds = FIELDS.map(|f| f.kind);
@@ -461,16 +575,25 @@ mod tests {
         assert!(!data.is_whole(&kinds[..3]));
         let readings: Vec<Reading> = data.readings(&kinds).collect();
         assert_eq!((data.first, data.oldest, data.last()), (300, 298, 301));
+        assert_eq!((data.clock, data.sent_us), (0x0a0b_0c0d, 5_000_000));
         assert_eq!((readings[0].sequence, readings[0].age_us), (300, 1_000_000));
         assert_eq!(readings[0].values[0], Some(Value::Scaled(-2153)));
         assert_eq!(readings[0].values[2], Some(Value::F64(-0.25)));
-        assert_eq!(readings[1].values.as_slice(), [Some(Value::Scaled(0)), None, None, None]);
+        assert_eq!(readings[1].values.as_slice(), [Some(Value::Scaled(0)), None, Some(Value::Fault(Fault::PowerOn)), None]);
     }
 
     #[test]
     fn bytes_after_a_message_refuse_it() {
-        assert_eq!(Message::read(&[1, 4]), Ok(Message::HelloRequest));
-        assert_eq!(Message::read(&[1, 4, 0]), Err(FrameError::Body));
-        assert_eq!(Message::read(&[1, 99]), Err(FrameError::Body));
+        assert_eq!(Message::read(&[VERSION, 4]), Ok(Message::HelloRequest));
+        assert_eq!(Message::read(&[VERSION, 4, 0]), Err(FrameError::Body));
+        assert_eq!(Message::read(&[VERSION, 99]), Err(FrameError::Body));
+    }
+
+    #[test]
+    fn a_field_with_a_value_and_a_fault_at_once_is_refused() {
+        // Age 0, mask 1, faults 1.
+        let body = [VERSION, 2, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1, 0, 0];
+        let Ok(Message::Data(data)) = Message::read(&body) else { panic!("a data frame") };
+        assert!(!data.is_whole(&[FieldKind::Scaled(0)]));
     }
 }

@@ -5,19 +5,17 @@ pub mod cobs;
 pub mod crc;
 mod message;
 
-pub use message::{Data, Field, FieldKind, Fields, Hello, Message, Reading, Readings, Value};
-pub(crate) use message::{DataWriter, Kinds, write_hello};
-
-use message::write_simple;
+pub use message::{Data, Field, FieldKind, Fields, Hello, Message, Reading, Readings, TimeReply, Value};
+pub(crate) use message::{DataWriter, Kinds, write_hello, write_simple};
 
 /// Version of the protocol: the first byte of each body.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Bytes of a body at most.
 pub const BODY_MAX: usize = 250;
 /// Bytes of a whole frame on the wire at most, with its delimiter.
 pub const WIRE_MAX: usize = 256;
-/// Fields of a device at most.
-pub const FIELDS_MAX: usize = 20;
+/// Fields of a device at most: so many that a reading of the longest numbers fits into a frame.
+pub const FIELDS_MAX: usize = 16;
 
 const CRC_BYTES: usize = 4;
 

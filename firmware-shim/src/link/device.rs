@@ -1,10 +1,10 @@
-//! The device's end: numbers readings, sends them until they are acknowledged, introduces itself when asked.
-
-use heapless::Vec;
+//! The device's end: numbers readings, sends them until they are acknowledged, introduces itself when asked, asks for the time.
 
 use crate::{
-    frame::{self, DataWriter, FIELDS_MAX, Field, FrameDecoder, Hello, Message, Value, WIRE_MAX, body_buffer, write_hello},
+    frame::{self, DataWriter, FIELDS_MAX, Field, FrameDecoder, Hello, Message, Value, WIRE_MAX, body_buffer, crc, write_hello},
     retain::{Retain, Retained},
+    row::Row,
+    time_sync::TimeSync,
 };
 
 /// Everything is sent again after that long without progress, microseconds.
@@ -41,11 +41,28 @@ pub enum PushError {
     Values,
 }
 
+/// Where a device's numbers come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// A nonce from a source of randomness; 0 counts as 1.
+    Nonce(u32),
+    /// There is no such source: the gateway's clock makes the nonce, together with this number, which should differ from start to
+    /// start if anything does. Nothing but questions for the time is sent until an answer is there.
+    Seed(u32),
+    /// The row of the life before goes on; what it had not got rid of is lost and will be counted.
+    Row(Row),
+}
+
 /// A device's end of the line; keeps up to `DEPTH` readings of up to `FIELDS` fields.
 #[derive(Debug)]
 pub struct Device<'s, const DEPTH: usize, const FIELDS: usize> {
     schema: Schema<'s>,
+    /// 0 until there is one.
     nonce: u32,
+    seed: u32,
+    resets: u32,
+    held_back: u64,
+    time: TimeSync,
     retain: Retain<DEPTH, FIELDS>,
     decoder: FrameDecoder,
     hello_due: bool,
@@ -59,11 +76,11 @@ pub struct Device<'s, const DEPTH: usize, const FIELDS: usize> {
 }
 
 impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
-    /// A device that has just booted and drew `nonce`.
+    /// A device that has just started.
     ///
     /// # Errors
     /// When the schema does not fit into a hello.
-    pub fn new(schema: Schema<'s>, nonce: u32) -> Result<Self, SchemaError> {
+    pub fn new(schema: Schema<'s>, start: Start) -> Result<Self, SchemaError> {
         let count = schema.fields.len();
         if count == 0 || count > FIELDS_MAX.min(FIELDS) {
             return Err(SchemaError::Fields);
@@ -72,25 +89,46 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
         if schema.measurement.is_empty() || schema.fields.iter().enumerate().any(|(i, f)| f.name.is_empty() || twice(i, f)) {
             return Err(SchemaError::Name);
         }
+        let (nonce, seed, resets, retain) = match start {
+            Start::Nonce(nonce) => (nonce.max(1), 0, 0, Retain::default()),
+            Start::Seed(seed) => (0, seed, 0, Retain::default()),
+            Start::Row(row) => {
+                let dropped = row.dropped.saturating_add(row.next - row.oldest);
+                (row.nonce, 0, row.resets.saturating_add(1), Retain::resumed(row.next, dropped))
+            }
+        };
+        let next = retain.next();
         let device = Self {
             schema,
             nonce,
-            retain: Retain::default(),
+            seed,
+            resets,
+            held_back: 0,
+            time: TimeSync::default(),
+            retain,
             decoder: FrameDecoder::default(),
             hello_due: true,
-            next: 1,
+            next,
             wait_us: RESEND_US,
             resend_at_us: None,
             progressed: false,
         };
         // With the longest numbers, so that a hello can never fail later.
-        if device.hello(u64::MAX, u64::MAX, &mut [0; WIRE_MAX]) == 0 {
+        if device.hello_with([u64::MAX; 5], &mut [0; WIRE_MAX]) == 0 {
             return Err(SchemaError::TooLong);
         }
         Ok(device)
     }
 
-    /// Takes a reading, taken at `taken_us` of the device's uptime, one value per field, and returns its number.
+    /// Asks for the time every `every_us` microseconds instead of every minute, a second at least.
+    #[must_use]
+    pub fn time_every(mut self, every_us: u64) -> Self {
+        self.time = TimeSync::every(every_us);
+        self
+    }
+
+    /// Takes a reading, taken at `taken_us` of the device's uptime, one value per field, and returns its number. A float that is no
+    /// number becomes a fault.
     ///
     /// # Errors
     /// When the values are not those of the schema.
@@ -100,14 +138,20 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
         if values.len() != fields.len() || !values.iter().zip(fields).all(fits) {
             return Err(PushError::Values);
         }
-        let values = Vec::from_slice(values).map_err(|_| PushError::Values)?;
+        let values = values.iter().map(|value| value.map(Value::checked)).collect();
         Ok(self.retain.push(Retained { taken_us, values }))
     }
 
     /// Writes the next frame that is due at `now_us` and returns its length, 0 when there is none. To be called until it gives 0.
     pub fn poll(&mut self, now_us: u64, out: &mut [u8; WIRE_MAX]) -> usize {
+        if self.time.is_due(now_us) {
+            return frame::write_simple(Message::TimeRequest { nonce: self.nonce, sent_us: now_us }, out);
+        }
+        if self.nonce == 0 {
+            return 0;
+        }
         if core::mem::take(&mut self.hello_due) {
-            return self.hello(self.retain.dropped(), self.retain.oldest(), out);
+            return self.hello(out);
         }
         let oldest = self.retain.oldest();
         if core::mem::take(&mut self.progressed) {
@@ -124,7 +168,8 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
             return 0;
         }
         let mut body = body_buffer();
-        let mut writer = DataWriter::new(&mut body, self.nonce, self.next, oldest);
+        let sent = self.time.offset().map(|offset| (offset.clock, offset.at_gateway(now_us)));
+        let mut writer = DataWriter::new(&mut body, self.nonce, self.next, oldest, sent);
         let mut next = self.next;
         while let Some(reading) = self.retain.get(next)
             && writer.reading(now_us.saturating_sub(reading.taken_us), &reading.values)
@@ -140,8 +185,8 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
         frame::seal(&mut body, len, out)
     }
 
-    /// Takes one byte that came from the gateway.
-    pub fn receive(&mut self, byte: u8) {
+    /// Takes one byte that came from the gateway by `now_us`.
+    pub fn receive(&mut self, byte: u8, now_us: u64) {
         if self.decoder.push(byte) != Some(Ok(())) {
             return;
         }
@@ -150,14 +195,46 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
             Ok(Message::Resend { nonce, sequence }) if nonce == self.nonce => {
                 self.next = self.next.min(sequence).max(self.retain.oldest());
             }
-            Ok(Message::HelloRequest) => self.hello_due = true,
+            Ok(Message::HelloRequest) => {
+                self.hello_due = true;
+                // It has just opened the line: it may be another one, or have another clock.
+                self.time.ask();
+            }
+            Ok(Message::TimeReply(reply)) if reply.nonce == self.nonce && self.time.answer(&reply, now_us) => {
+                if self.nonce == 0 {
+                    self.nonce = drawn(self.seed, &[u64::from(reply.clock), reply.received_us, now_us]);
+                }
+                // The counters in it are as old as the last one.
+                self.hello_due = true;
+            }
             _ => {}
         }
     }
 
-    /// When [`Device::poll`] has something to send again, microseconds of the device's uptime; `None` when nothing waits.
-    pub fn deadline_us(&self) -> Option<u64> {
-        self.resend_at_us
+    /// When [`Device::poll`] has something to send again or to ask, microseconds of the device's uptime.
+    pub fn deadline_us(&self) -> u64 {
+        self.resend_at_us.unwrap_or(u64::MAX).min(self.time.due_us())
+    }
+
+    /// What to keep over a reset, whenever it has changed and before the next [`Device::poll`]; `None` while there is no nonce.
+    pub fn row(&self) -> Option<Row> {
+        let (next, oldest, dropped) = (self.retain.next(), self.retain.oldest(), self.retain.dropped());
+        (self.nonce != 0).then_some(Row { nonce: self.nonce, resets: self.resets, next, oldest, dropped })
+    }
+
+    /// How the device knows the gateway's time.
+    pub fn time(&self) -> &TimeSync {
+        &self.time
+    }
+
+    /// Counts readings that were not worth sending.
+    pub fn count_held_back(&mut self, readings: u64) {
+        self.held_back += readings;
+    }
+
+    /// Number the next reading gets.
+    pub fn next_number(&self) -> u64 {
+        self.retain.next()
     }
 
     /// Readings that wait for their acknowledgement.
@@ -170,24 +247,48 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
         self.retain.dropped()
     }
 
-    fn hello(&self, dropped: u64, oldest: u64, out: &mut [u8; WIRE_MAX]) -> usize {
+    fn hello(&self, out: &mut [u8; WIRE_MAX]) -> usize {
+        let counts = self.decoder.counts;
+        let refused = counts.bad_checksum + counts.bad_version + counts.overlong + counts.bad_body;
+        self.hello_with([u64::from(self.resets), self.retain.dropped(), self.held_back, refused, self.retain.oldest()], out)
+    }
+
+    fn hello_with(&self, [resets, dropped, held_back, refused, oldest]: [u64; 5], out: &mut [u8; WIRE_MAX]) -> usize {
         let Schema { device, measurement, fields } = self.schema;
-        let hello =
-            Hello { nonce: self.nonce, retain_depth: DEPTH as u64, dropped, oldest, device, measurement, fields: frame::Fields::none() };
+        let (nonce, retain_depth, none) = (self.nonce, DEPTH as u64, frame::Fields::none());
+        let hello = Hello { nonce, resets, retain_depth, dropped, held_back, refused, oldest, device, measurement, fields: none };
         write_hello(&hello, fields, out)
     }
+}
+
+/// A nonce of what differs between starts; never 0.
+fn drawn(seed: u32, moments: &[u64; 3]) -> u32 {
+    let mut bytes = [0; 28];
+    bytes[..4].copy_from_slice(&seed.to_le_bytes());
+    for (place, moment) in bytes[4..].chunks_exact_mut(8).zip(moments) {
+        place.copy_from_slice(&moment.to_le_bytes());
+    }
+    crc::crc32c(&bytes).max(1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{FieldKind, write_ack};
+    use crate::frame::{FieldKind, TimeReply, write_ack};
 
     const FIELDS: [Field<'static>; 1] = [Field { name: "t", kind: FieldKind::Scaled(-1) }];
     const SCHEMA: Schema<'static> = Schema { device: "d", measurement: "m", fields: &FIELDS };
 
     fn device() -> Device<'static, 4, 1> {
-        Device::new(SCHEMA, 5).expect("a schema that fits")
+        Device::new(SCHEMA, Start::Nonce(5)).expect("a schema that fits")
+    }
+
+    /// Tells it the time, so that it does not ask in between.
+    fn answer_time(device: &mut Device<'static, 4, 1>, sent_us: u64, nonce: u32) {
+        let reply = TimeReply { nonce, sent_us, clock: 9, received_us: sent_us + 7_000_000, replied_us: sent_us + 7_000_000 };
+        let mut out = [0; WIRE_MAX];
+        let len = frame::write_simple(Message::TimeReply(reply), &mut out);
+        out[..len].iter().for_each(|b| device.receive(*b, sent_us));
     }
 
     fn frames(device: &mut Device<'static, 4, 1>, now_us: u64) -> usize {
@@ -203,21 +304,25 @@ mod tests {
     fn readings_are_sent_again_ever_more_slowly_until_they_are_acknowledged() {
         let mut device = device();
         device.push(0, &[Some(Value::Scaled(1))]).expect("the value of the schema");
-        assert_eq!(frames(&mut device, 0), 2, "hello and data");
+        assert_eq!(frames(&mut device, 0), 3, "a question for the time, hello and data");
+        answer_time(&mut device, 0, 5);
+        assert_eq!(frames(&mut device, 0), 1, "another hello");
         assert_eq!(frames(&mut device, 1_999_999), 0);
         assert_eq!(frames(&mut device, 2_000_000), 1);
         assert_eq!(frames(&mut device, 5_999_999), 0);
         assert_eq!(frames(&mut device, 6_000_000), 1);
         let mut ack = [0; WIRE_MAX];
         let len = write_ack(5, 1, &mut ack);
-        ack[..len].iter().for_each(|b| device.receive(*b));
-        assert_eq!(frames(&mut device, 60_000_000), 0);
-        assert_eq!((device.waiting(), device.deadline_us()), (0, None));
+        ack[..len].iter().for_each(|b| device.receive(*b, 6_000_000));
+        assert_eq!(frames(&mut device, 59_000_000), 0);
+        assert_eq!((device.waiting(), device.deadline_us()), (0, 60_000_000));
     }
 
     #[test]
     fn while_acknowledgements_come_nothing_is_sent_twice() {
         let (mut device, mut out) = (device(), [0; WIRE_MAX]);
+        frames(&mut device, 0);
+        answer_time(&mut device, 0, 5);
         frames(&mut device, 0);
         for number in 1..20 {
             let now_us = number * 900_000;
@@ -225,8 +330,42 @@ mod tests {
             assert_eq!(frames(&mut device, now_us), 1, "at reading {number}");
             // One reading is always on its way.
             let len = write_ack(5, number - 1, &mut out);
-            out[..len].iter().for_each(|b| device.receive(*b));
+            out[..len].iter().for_each(|b| device.receive(*b, now_us));
         }
+    }
+
+    #[test]
+    fn without_randomness_it_says_nothing_but_a_question_until_the_gateways_clock_made_its_nonce() {
+        let mut device = Device::<4, 1>::new(SCHEMA, Start::Seed(3)).expect("a schema that fits");
+        device.push(0, &[None]).expect("an absent value is one");
+        assert_eq!((frames(&mut device, 0), device.row()), (1, None));
+        answer_time(&mut device, 0, 0);
+        let nonce = device.row().expect("a row").nonce;
+        assert_eq!(frames(&mut device, 0), 2, "hello and data");
+        let mut other = Device::<4, 1>::new(SCHEMA, Start::Seed(4)).expect("a schema that fits");
+        frames(&mut other, 0);
+        answer_time(&mut other, 0, 0);
+        assert_ne!(other.row().expect("a row").nonce, nonce);
+    }
+
+    #[test]
+    fn a_row_that_goes_on_counts_what_the_reset_cost() {
+        let mut device = device();
+        for _ in 0..3 {
+            device.push(0, &[None]).expect("an absent value is one");
+        }
+        let row = device.row().expect("a row");
+        let mut device = Device::<4, 1>::new(SCHEMA, Start::Row(row)).expect("a schema that fits");
+        assert_eq!((device.dropped(), device.push(0, &[None])), (3, Ok(4)));
+        assert_eq!(device.row(), Some(Row { nonce: 5, resets: 1, next: 5, oldest: 4, dropped: 3 }));
+    }
+
+    #[test]
+    fn a_float_that_is_no_number_is_sent_as_a_fault() {
+        let fields = [Field { name: "t", kind: FieldKind::F32 }];
+        let mut device = Device::<4, 1>::new(Schema { fields: &fields, ..SCHEMA }, Start::Nonce(5)).expect("a schema that fits");
+        device.push(0, &[Some(Value::F32(f32::NAN))]).expect("a value of its kind");
+        assert_eq!(device.retain.get(1).map(|r| r.values[0]), Some(Some(Value::Fault(crate::fault::Fault::NotANumber))));
     }
 
     #[test]
@@ -235,7 +374,7 @@ mod tests {
         device.push(0, &[None]).expect("an absent value is one");
         let mut ack = [0; WIRE_MAX];
         let len = write_ack(6, 1, &mut ack);
-        ack[..len].iter().for_each(|b| device.receive(*b));
+        ack[..len].iter().for_each(|b| device.receive(*b, 0));
         assert_eq!(device.waiting(), 1);
     }
 
@@ -249,9 +388,9 @@ mod tests {
     fn a_schema_that_fits_no_frame_is_refused_at_once() {
         let long = "n".repeat(250);
         let schema = Schema { device: &long, ..SCHEMA };
-        assert_eq!(Device::<4, 1>::new(schema, 1).err(), Some(SchemaError::TooLong));
+        assert_eq!(Device::<4, 1>::new(schema, Start::Nonce(1)).err(), Some(SchemaError::TooLong));
         let twice = [FIELDS[0], FIELDS[0]];
-        assert_eq!(Device::<4, 2>::new(Schema { fields: &twice, ..SCHEMA }, 1).err(), Some(SchemaError::Name));
-        assert_eq!(Device::<4, 1>::new(Schema { fields: &twice, ..SCHEMA }, 1).err(), Some(SchemaError::Fields));
+        assert_eq!(Device::<4, 2>::new(Schema { fields: &twice, ..SCHEMA }, Start::Nonce(1)).err(), Some(SchemaError::Name));
+        assert_eq!(Device::<4, 1>::new(Schema { fields: &twice, ..SCHEMA }, Start::Nonce(1)).err(), Some(SchemaError::Fields));
     }
 }

@@ -1,11 +1,12 @@
 //! The gateway's end: takes readings in order and once each, says what it lacks, and counts what the link has lost.
 //!
-//! It never says by itself that something is durable: whoever owns it writes the acknowledgement when it is.
+//! It also tells the device the time, so that readings can carry it in the gateway's clock. It never says by itself that something is durable: whoever owns it writes the acknowledgement when it is.
 
 use heapless::Vec;
 
 use crate::frame::{
-    BODY_MAX, FrameCounts, FrameDecoder, FrameError, Hello, Kinds, Message, Reading, WIRE_MAX, write_hello_request, write_resend,
+    BODY_MAX, FrameCounts, FrameDecoder, FrameError, Hello, Kinds, Message, Reading, TimeReply, WIRE_MAX, write_hello_request,
+    write_resend, write_simple,
 };
 
 /// What became of readings on the link.
@@ -38,6 +39,8 @@ pub enum Event {
     },
     /// Readings that can't be taken yet: the schema or an earlier reading is missing. [`Gateway::reply`] asks for it.
     Early,
+    /// A question for the time; [`Gateway::reply`] answers it.
+    TimeRequest,
     /// A frame that was refused.
     Refused(FrameError),
 }
@@ -52,6 +55,8 @@ struct Taken {
 /// A gateway's end of the line.
 #[derive(Clone, Debug, Default)]
 pub struct Gateway {
+    /// Names the clock of `now_us`.
+    clock: u32,
     decoder: FrameDecoder,
     hello: Vec<u8, BODY_MAX>,
     kinds: Kinds,
@@ -65,12 +70,18 @@ pub struct Gateway {
     /// Number after which a resend was asked for already.
     asked_after: Option<Taken>,
     counts: LinkCounts,
+    /// When the last data frame was sent, in our clock.
+    sent_us: Option<u64>,
+    /// A question for the time: the device's nonce and moment, and when it came.
+    asked: Option<(u32, u64, u64)>,
 }
 
 impl Gateway {
-    /// A gateway that has durably taken everything up to `resume` (nonce, sequence) in an earlier life.
-    pub fn new(resume: Option<(u32, u64)>) -> Self {
-        Self { taken: resume.map(|(nonce, sequence)| Taken { nonce, sequence }), hello_wanted: true, missed: true, ..Self::default() }
+    /// A gateway that has durably taken everything up to `resume` (nonce, sequence) in an earlier life. `clock` names the clock of every
+    /// `now_us`: another one whenever that clock starts anew; 0 counts as 1.
+    pub fn new(resume: Option<(u32, u64)>, clock: u32) -> Self {
+        let taken = resume.map(|(nonce, sequence)| Taken { nonce, sequence });
+        Self { clock: clock.max(1), taken, hello_wanted: true, missed: true, ..Self::default() }
     }
 
     /// A new connection: forgets a half frame and asks for a hello.
@@ -79,17 +90,18 @@ impl Gateway {
         self.hello_wanted = true;
         self.missed = true;
         self.asked_after = None;
+        self.asked = None;
     }
 
-    /// Takes one byte from the device.
-    pub fn push(&mut self, byte: u8) -> Option<Event> {
+    /// Takes one byte from the device that came at `now_us`.
+    pub fn push(&mut self, byte: u8, now_us: u64) -> Option<Event> {
         match self.decoder.push(byte)? {
-            Ok(()) => self.message(),
+            Ok(()) => self.message(now_us),
             Err(error) => Some(Event::Refused(error)),
         }
     }
 
-    fn message(&mut self) -> Option<Event> {
+    fn message(&mut self, now_us: u64) -> Option<Event> {
         let Ok(message) = self.decoder.message() else { return self.refuse_body() };
         match message {
             Message::Hello(hello) => {
@@ -119,10 +131,15 @@ impl Gateway {
                     return self.refuse_body();
                 }
                 let (nonce, first, last, oldest) = (data.nonce, data.first, data.last(), data.oldest);
+                self.sent_us = (data.clock == self.clock).then_some(data.sent_us);
                 Some(self.data(nonce, first, last, oldest))
             }
+            Message::TimeRequest { nonce, sent_us } => {
+                self.asked = Some((nonce, sent_us, now_us));
+                Some(Event::TimeRequest)
+            }
             // Our own frames, echoed by the line: nothing was lost by that.
-            Message::Ack { .. } | Message::HelloRequest | Message::Resend { .. } => None,
+            Message::Ack { .. } | Message::HelloRequest | Message::Resend { .. } | Message::TimeReply(_) => None,
         }
     }
 
@@ -163,6 +180,11 @@ impl Gateway {
         data.into_iter().flat_map(|data| data.readings(&self.kinds)).filter(move |reading| reading.sequence >= first)
     }
 
+    /// When the data frame that came last was sent, microseconds of our clock; `None` when the device did not know it.
+    pub fn sent_us(&self) -> Option<u64> {
+        self.sent_us
+    }
+
     /// The hello that came last.
     pub fn hello(&self) -> Option<Hello<'_>> {
         match Message::read(&self.hello) {
@@ -176,8 +198,13 @@ impl Gateway {
         self.taken.map(|taken| (taken.nonce, taken.sequence))
     }
 
-    /// Writes a question to the device, if there is one, and returns its length, else 0. To be called until it gives 0.
-    pub fn reply(&mut self, out: &mut [u8; WIRE_MAX]) -> usize {
+    /// Writes a question or an answer to the device at `now_us`, if there is one, and returns its length, else 0. To be called until it
+    /// gives 0.
+    pub fn reply(&mut self, now_us: u64, out: &mut [u8; WIRE_MAX]) -> usize {
+        if let Some((nonce, sent_us, received_us)) = self.asked.take() {
+            let reply = TimeReply { nonce, sent_us, clock: self.clock, received_us, replied_us: now_us.max(received_us) };
+            return write_simple(Message::TimeReply(reply), out);
+        }
         if core::mem::take(&mut self.hello_wanted) {
             return write_hello_request(out);
         }
@@ -207,9 +234,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_stream_of_bytes_upsets_a_gateway(bytes in proptest::collection::vec(any::<u8>(), 0..1500)) {
-            let mut gateway = Gateway::new(None);
+            let mut gateway = Gateway::new(None, 1);
             for byte in bytes {
-                gateway.push(byte);
+                gateway.push(byte, 0);
                 prop_assert!(gateway.readings().count() <= 255);
             }
             prop_assert_eq!(gateway.counts().taken, 0);

@@ -3,7 +3,7 @@
 mod device;
 mod gateway;
 
-pub use device::{Device, PushError, Schema, SchemaError};
+pub use device::{Device, PushError, Schema, SchemaError, Start};
 pub use gateway::{Event, Gateway, LinkCounts};
 
 #[cfg(test)]

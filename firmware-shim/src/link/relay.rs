@@ -2,12 +2,15 @@
 
 use proptest::prelude::*;
 
-use super::{Device, Event, Gateway, Schema};
+use super::{Device, Event, Gateway, Schema, Start};
 use crate::frame::{Field, FieldKind, Value, WIRE_MAX, write_ack};
 
 const FIELDS: [Field<'static>; 2] = [Field { name: "n", kind: FieldKind::Scaled(0) }, Field { name: "x", kind: FieldKind::F32 }];
 const SCHEMA: Schema<'static> = Schema { device: "relay", measurement: "m", fields: &FIELDS };
 const DEPTH: usize = 32;
+const CLOCK: u32 = 3;
+/// The gateway's clock is ahead of the device's.
+const AHEAD_US: u64 = 5_000_000_000;
 
 /// A step of the world.
 #[derive(Clone, Copy, Debug)]
@@ -75,8 +78,8 @@ struct World {
 impl World {
     fn new() -> Self {
         Self {
-            device: Device::new(SCHEMA, 77).expect("a schema that fits"),
-            gateway: Gateway::new(None),
+            device: Device::new(SCHEMA, Start::Nonce(77)).expect("a schema that fits"),
+            gateway: Gateway::new(None, CLOCK),
             now_us: 0,
             pushed: 0,
             open: Vec::new(),
@@ -104,12 +107,12 @@ impl World {
                 let Some((nonce, sequence)) = self.resume else { return };
                 let mut ack = [0; WIRE_MAX];
                 let len = write_ack(nonce, sequence, &mut ack);
-                damaged(&ack[..len], damage).iter().for_each(|b| self.device.receive(*b));
+                damaged(&ack[..len], damage).iter().for_each(|b| self.device.receive(*b, self.now_us));
             }
             Step::Restart => {
                 self.open.clear();
                 self.lost_open = 0;
-                self.gateway = Gateway::new(self.resume);
+                self.gateway = Gateway::new(self.resume, CLOCK);
             }
             Step::Wait => self.now_us += 31_000_000,
         }
@@ -118,11 +121,11 @@ impl World {
     fn cross(&mut self, damage: Damage) {
         let mut frame = [0; WIRE_MAX];
         loop {
-            let len = self.gateway.reply(&mut frame);
+            let len = self.gateway.reply(self.now_us + AHEAD_US, &mut frame);
             if len == 0 {
                 break;
             }
-            damaged(&frame[..len], damage).iter().for_each(|b| self.device.receive(*b));
+            damaged(&frame[..len], damage).iter().for_each(|b| self.device.receive(*b, self.now_us));
         }
         for _ in 0..3 {
             let len = self.device.poll(self.now_us, &mut frame);
@@ -130,7 +133,7 @@ impl World {
                 return;
             }
             for byte in damaged(&frame[..len], damage) {
-                if let Some(Event::Data { new, lost, .. }) = self.gateway.push(byte) {
+                if let Some(Event::Data { new, lost, .. }) = self.gateway.push(byte, self.now_us + AHEAD_US) {
                     let before = self.open.len();
                     self.open.extend(self.gateway.readings().filter_map(|r| match r.values[0] {
                         Some(Value::Scaled(n)) => Some(n),

@@ -1,8 +1,9 @@
-//! Turns readings of the frame protocol into points. It is no codec for `data_format` in general: frames need a line back to the
-//! device, so inputs that have one (serial) use it.
+//! Turns readings of the frame protocol into points, and faults of sensors into points of their own. It is no codec for `data_format`
+//! in general: frames need a line back to the device, so inputs that have one (serial) use it.
 
 use weir_firmware_shim::{
-    frame::{FieldKind, Hello, Reading, Value as Raw},
+    fault::Fault,
+    frame::{FIELDS_MAX, FieldKind, Hello, Reading, Value as Raw},
     link::Gateway,
 };
 use weir_plugin_api::{collector::Collector, value::Value};
@@ -10,45 +11,86 @@ use weir_plugin_api::{collector::Collector, value::Value};
 /// No reading is believed to be older than this, nanoseconds: ten years.
 const AGE_MAX: i64 = 10 * 365 * 86_400 * weir_plugin_api::time::SECOND;
 
+/// No frame is believed to have been on the line for longer, nanoseconds: an hour.
+const LINE_MAX: i64 = 3600 * weir_plugin_api::time::SECOND;
+
+/// What is wrong with a device's fields, as far as the log knows.
+pub type Faults = [Option<Fault>; FIELDS_MAX];
+
 /// Writes the new readings of the data frame that came last, read at `arrived` (steady nanoseconds): each gets the time it was taken at.
-pub fn write_readings(gateway: &Gateway, device_tag: &str, arrived: i64, out: &mut Collector) {
+/// The log hears of faults that are not in `known` yet, and of those that ended.
+pub fn write_readings(gateway: &Gateway, device_tag: &str, arrived: i64, known: &mut Faults, out: &mut Collector) {
     let Some(hello) = gateway.hello() else { return };
+    let sent = sent_at(arrived, gateway.sent_us());
     for reading in gateway.readings() {
-        out.set_read_at(taken_at(arrived, reading.age_us));
-        write_reading(&hello, &reading, device_tag, out);
+        out.set_read_at(taken_at(sent, reading.age_us));
+        write_values(&hello, &reading, device_tag, out);
+        write_faults(&hello, &reading, device_tag, known, out);
     }
     out.set_read_at(arrived);
 }
 
-fn write_reading(hello: &Hello<'_>, reading: &Reading, device_tag: &str, out: &mut Collector) {
+fn write_values(hello: &Hello<'_>, reading: &Reading, device_tag: &str, out: &mut Collector) {
+    let is_fault = |value: &Option<Raw>| matches!(value, Some(Raw::Fault(_)));
+    // With nothing but faults there is no point to write; with nothing at all there is one, which is refused and counted.
+    if reading.values.iter().any(is_fault) && reading.values.iter().all(|value| value.is_none() || is_fault(value)) {
+        return;
+    }
     let tag = [(device_tag, hello.device)];
     let tags = if device_tag.is_empty() { &[][..] } else { &tag[..] };
     let mut point = out.point(hello.measurement, tags, None);
     for (field, value) in hello.fields.zip(&reading.values) {
-        if let Some(value) = value {
-            point.field(field.name, convert(*value, field.kind));
+        if let Some(value) = value.and_then(|value| convert(value, field.kind)) {
+            point.field(field.name, value);
         }
     }
 }
 
+fn write_faults(hello: &Hello<'_>, reading: &Reading, device_tag: &str, known: &mut Faults, out: &mut Collector) {
+    for ((field, value), known) in hello.fields.zip(&reading.values).zip(known) {
+        let Some(Raw::Fault(fault)) = value else { continue };
+        let is_over = *fault == Fault::None;
+        if *known != Some(*fault) {
+            match is_over {
+                false => tracing::warn!(device = hello.device, field = field.name, %fault, "a sensor has a fault"),
+                true => tracing::info!(device = hello.device, field = field.name, "a sensor is well again"),
+            }
+        }
+        *known = (!is_over).then_some(*fault);
+        let tags = [("field", field.name), (device_tag, hello.device)];
+        let tags = if device_tag.is_empty() { &tags[..1] } else { &tags[..] };
+        out.point(&format!("{}_fault", hello.measurement), tags, None).field("fault", fault.name()).field("code", i64::from(fault.code()));
+    }
+}
+
+/// When the frame was sent, steady nanoseconds: what the device says, if that can be.
+fn sent_at(arrived: i64, sent_us: Option<u64>) -> i64 {
+    let sent = sent_us.and_then(|us| i64::try_from(us).ok()?.checked_mul(1000));
+    match sent {
+        Some(sent) if sent > arrived - LINE_MAX => sent.min(arrived),
+        _ => arrived,
+    }
+}
+
 /// When it was taken, steady nanoseconds; never 0, which a collector takes for "now".
-fn taken_at(arrived: i64, age_us: u64) -> i64 {
+fn taken_at(sent: i64, age_us: u64) -> i64 {
     let age = i64::try_from(age_us).map_or(AGE_MAX, |us| us.saturating_mul(1000).min(AGE_MAX));
-    match arrived.saturating_sub(age) {
+    match sent.saturating_sub(age) {
         0 => 1,
         at => at,
     }
 }
 
-fn convert(value: Raw, kind: FieldKind) -> Value<'static> {
-    match (value, kind) {
+fn convert(value: Raw, kind: FieldKind) -> Option<Value<'static>> {
+    Some(match (value, kind) {
         (Raw::Scaled(value), FieldKind::Scaled(0)) => Value::Int(value),
         (Raw::Scaled(value), FieldKind::Scaled(exponent)) => Value::Float(decimal(value, exponent)),
         (Raw::Scaled(value), _) => Value::Int(value),
         (Raw::F32(value), _) => Value::Float(f64::from(value)),
         (Raw::F64(value), _) => Value::Float(value),
         (Raw::Bool(value), _) => Value::Bool(value),
-    }
+        (Raw::Fault(_), _) => return None,
+    })
 }
 
 /// The double nearest to `value` times ten to the power of `exponent`.
@@ -73,9 +115,9 @@ mod tests {
 
     #[test]
     fn scaled_values_become_the_decimals_they_stand_for() {
-        assert_eq!(convert(Raw::Scaled(2153), FieldKind::Scaled(-2)), Value::Float(21.53));
-        assert_eq!(convert(Raw::Scaled(-7), FieldKind::Scaled(3)), Value::Float(-7000.0));
-        assert_eq!(convert(Raw::Scaled(-7), FieldKind::Scaled(0)), Value::Int(-7));
+        assert_eq!(convert(Raw::Scaled(2153), FieldKind::Scaled(-2)), Some(Value::Float(21.53)));
+        assert_eq!(convert(Raw::Scaled(-7), FieldKind::Scaled(3)), Some(Value::Float(-7000.0)));
+        assert_eq!(convert(Raw::Scaled(-7), FieldKind::Scaled(0)), Some(Value::Int(-7)));
         assert_eq!(decimal(i64::MAX, -18), 9.223_372_036_854_776);
         assert_eq!(decimal(1, -30), 1e-30);
         assert_eq!(decimal(1, 127), 1e127);
@@ -86,5 +128,15 @@ mod tests {
         assert_eq!(taken_at(5_000_000_000, 1_000_000), 4_000_000_000);
         assert_eq!(taken_at(1_000, 1), 1);
         assert_eq!(taken_at(0, u64::MAX), -AGE_MAX);
+    }
+
+    #[test]
+    fn a_moment_of_sending_that_cannot_be_is_not_believed() {
+        let arrived = 2 * LINE_MAX;
+        assert_eq!(sent_at(arrived, None), arrived);
+        assert_eq!(sent_at(arrived, Some(arrived as u64 / 1000 - 3)), arrived - 3000);
+        assert_eq!(sent_at(arrived, Some(arrived as u64 / 1000 + 3)), arrived, "after its arrival");
+        assert_eq!(sent_at(arrived, Some(5)), arrived, "an hour on the line");
+        assert_eq!(sent_at(arrived, Some(u64::MAX)), arrived);
     }
 }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_serial::SerialStream;
 use weir_firmware_shim::{
-    frame::{WIRE_MAX, write_ack},
+    frame::{FrameError, VERSION, WIRE_MAX, crc::crc32c, write_ack},
     link::{Event, Gateway},
 };
 use weir_plugin_api::{
@@ -19,7 +19,13 @@ use weir_plugin_api::{
 };
 
 use super::run::{Over, READ_BYTES};
-use crate::{codecs::frame::write_readings, inputs::retry::Retry};
+use crate::{
+    codecs::frame::{Faults, write_readings},
+    inputs::retry::Retry,
+};
+
+/// What names the clock of this machine's boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A place in a device's readings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,18 +47,31 @@ pub(super) struct Link {
     ack_due: bool,
     /// Bytes on their way to the device.
     out: Vec<u8>,
+    /// What the log has said about the device's sensors, and about its version.
+    faults: Faults,
+    said_version: Option<u8>,
 }
 
 impl Link {
     pub(super) fn new(device_tag: String) -> Self {
-        Self { device_tag, gateway: None, reached: None, handed_over: VecDeque::new(), durable: None, ack_due: false, out: Vec::new() }
+        Self {
+            device_tag,
+            gateway: None,
+            reached: None,
+            handed_over: VecDeque::new(),
+            durable: None,
+            ack_due: false,
+            out: Vec::new(),
+            faults: Faults::default(),
+            said_version: None,
+        }
     }
 
     pub(super) async fn read(&mut self, mut port: SerialStream, context: &mut InputContext, retry: &mut Retry) -> Over {
         if self.gateway.is_none() {
             let resume = context.resume.sequence.and_then(|(nonce, sequence)| Some((u32::try_from(nonce).ok()?, sequence)));
             self.durable = resume.map(|(nonce, sequence)| Place { nonce, sequence });
-            self.gateway = Some(Gateway::new(resume));
+            self.gateway = Some(Gateway::new(resume, clock_name(context.collector.clock().wall())));
         }
         if let Some(gateway) = &mut self.gateway {
             gateway.reopen();
@@ -60,6 +79,7 @@ impl Link {
         // Half a frame of the connection before is no use; a zero ends whatever the device has received of it.
         self.out.clear();
         self.out.push(0);
+        self.said_version = None;
         self.ack_due = self.durable.is_some();
         match self.serve(&mut port, context, retry).await {
             Err(over) => over,
@@ -71,7 +91,7 @@ impl Link {
         let acknowledgements = context.collector.acknowledgements();
         let mut bytes = [0; READ_BYTES];
         loop {
-            self.fill_out();
+            self.fill_out(micros(context.collector.clock().steady()));
             let next = self.handed_over.front().map(|(number, _)| *number);
             let (mut reader, mut writer) = tokio::io::split(&mut *port);
             tokio::select! {
@@ -105,7 +125,7 @@ impl Link {
         let mut last = false;
         loop {
             self.acknowledged(acknowledgements.now());
-            self.fill_out();
+            self.fill_out(micros(context.collector.clock().steady()));
             let next = self.handed_over.front().map(|(number, _)| *number);
             if (next.is_none() || last) && self.out.is_empty() {
                 return Ok(());
@@ -136,16 +156,19 @@ impl Link {
         collector.set_read_at(arrived);
         for byte in bytes {
             let Some(gateway) = &mut self.gateway else { return Ok(()) };
-            let Some(event) = gateway.push(*byte) else { continue };
+            let Some(event) = gateway.push(*byte, micros(arrived)) else { continue };
             match event {
                 Event::Hello { new_boot } => {
                     if let Some(hello) = gateway.hello() {
-                        tracing::debug!(device = hello.device, nonce = hello.nonce, dropped = hello.dropped, new_boot, "hello");
+                        let (nonce, resets, dropped) = (hello.nonce, hello.resets, hello.dropped);
+                        let (held_back, refused) = (hello.held_back, hello.refused);
+                        tracing::debug!(device = hello.device, nonce, resets, dropped, held_back, refused, new_boot, "hello");
                     }
                     // A batch has one place: readings of the boot before go first.
                     if new_boot {
                         self.hand_over(collector).await?;
                         collector.set_read_at(arrived);
+                        self.faults = Faults::default();
                     }
                     self.ack_due |= self.durable.is_some();
                 }
@@ -154,7 +177,7 @@ impl Link {
                     collector.counts().duplicate += duplicate;
                     collector.counts().lost_link += lost;
                     if new > 0 {
-                        write_readings(gateway, &self.device_tag, arrived, collector);
+                        write_readings(gateway, &self.device_tag, arrived, &mut self.faults, collector);
                         self.reached = gateway.taken().map(|(nonce, sequence)| Place { nonce, sequence });
                     }
                     // What is sent again may be what our acknowledgement was lost for.
@@ -164,11 +187,32 @@ impl Link {
                         collector.set_read_at(arrived);
                     }
                 }
-                Event::Early => {}
-                Event::Refused(error) => collector.refuse(Refusal::Frame, error, &[]),
+                Event::Early | Event::TimeRequest => {}
+                Event::Refused(error) => self.refused(error, collector),
             }
         }
         self.hand_over(collector).await
+    }
+
+    fn refused(&mut self, error: FrameError, collector: &mut Collector) {
+        // Said on its own: among noise the sampled log might never show it, and it does not heal by itself.
+        if let FrameError::Version(version) = error
+            && self.said_version != Some(version)
+        {
+            tracing::warn!(
+                input = collector.input_name(),
+                theirs = version,
+                ours = VERSION,
+                "the device speaks another version of the frame protocol: nothing it sends can be taken until its firmware or this agent is updated"
+            );
+            self.said_version = Some(version);
+        }
+        let refusal = match error {
+            FrameError::Stuffing | FrameError::Checksum | FrameError::Version(_) => Refusal::Frame,
+            FrameError::Overlong => Refusal::Size,
+            FrameError::Body => Refusal::Parse,
+        };
+        collector.refuse(refusal, error, &[]);
     }
 
     async fn hand_over(&mut self, collector: &mut Collector) -> Result<(), Closed> {
@@ -195,7 +239,7 @@ impl Link {
     }
 
     /// Puts the next frame for the device into `out` when the one before has left.
-    fn fill_out(&mut self) {
+    fn fill_out(&mut self, now_us: u64) {
         if !self.out.is_empty() {
             return;
         }
@@ -207,8 +251,21 @@ impl Link {
         if len == 0
             && let Some(gateway) = &mut self.gateway
         {
-            len = gateway.reply(&mut frame);
+            len = gateway.reply(now_us, &mut frame);
         }
         self.out.extend_from_slice(&frame[..len]);
+    }
+}
+
+/// The steady clock in the protocol's unit.
+fn micros(steady: i64) -> u64 {
+    u64::try_from(steady / 1000).unwrap_or(0)
+}
+
+/// A name for the steady clock: it starts anew with the machine. Where nothing names the machine's boot, it is one for this process alone.
+fn clock_name(wall: i64) -> u32 {
+    match std::fs::read(BOOT_ID) {
+        Ok(id) => crc32c(&id),
+        Err(_) => crc32c(&wall.to_le_bytes()),
     }
 }

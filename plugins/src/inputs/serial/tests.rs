@@ -272,7 +272,7 @@ async fn noise_reaches_every_codec_and_good_lines_after_it_are_read() {
 mod frames {
     use weir_firmware_shim::{
         frame::{Field, FieldKind, Value, WIRE_MAX},
-        link::{Device, Schema},
+        link::{Device, Schema, Start},
     };
 
     use super::{super::link::Link, *};
@@ -290,7 +290,7 @@ mod frames {
 
     impl Board {
         fn new(nonce: u32) -> Self {
-            Self { pty: Pty::open(), device: Device::new(SCHEMA, nonce).unwrap(), began: Instant::now() }
+            Self { pty: Pty::open(), device: Device::new(SCHEMA, Start::Nonce(nonce)).unwrap(), began: Instant::now() }
         }
 
         fn read(&mut self, hundredths: i64, age_us: u64) {
@@ -303,7 +303,8 @@ mod frames {
         }
 
         fn pump(&mut self) {
-            self.pty.read().iter().for_each(|b| self.device.receive(*b));
+            let now = self.now() + 10_000_000;
+            self.pty.read().iter().for_each(|b| self.device.receive(*b, now));
             let mut frame = [0; WIRE_MAX];
             loop {
                 let len = self.device.poll(self.now() + 10_000_000, &mut frame);
@@ -422,6 +423,119 @@ mod frames {
     }
 
     #[tokio::test]
+    async fn a_frame_is_refused_with_its_reason_and_the_next_one_is_read() {
+        use weir_firmware_shim::frame::{cobs, crc::crc32c};
+        let sealed = |body: &[u8]| {
+            let body = [body, &crc32c(body).to_le_bytes()].concat();
+            let mut frame = [0; WIRE_MAX];
+            let len = cobs::encode(&body, &mut frame).unwrap();
+            frame[..=len].to_vec()
+        };
+        let mut board = Board::new(9);
+        let mut running = start(&board.pty.path, frames(), Resume::default());
+        board.read(1, 0);
+        points(&mut running, &mut board, 1).await;
+        // Of the version before, longer than a frame can be, and of a type nobody knows.
+        board.pty.write(&sealed(&[1, 4]));
+        board.pty.write(&[vec![7; 300], vec![0]].concat());
+        board.pty.write(&sealed(&[2, 99]));
+        board.read(2, 0);
+        points(&mut running, &mut board, 1).await;
+        let counts = running.receiver.counts;
+        assert_eq!((counts.refused_frame, counts.refused_size, counts.refused_parse, counts.lost_link), (1, 1, 1, 0));
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_minute_of_noise_at_115200_baud_costs_only_counts() {
+        let mut board = Board::new(9);
+        let mut running = start(&board.pty.path, frames(), Resume::default());
+        board.read(1, 0);
+        points(&mut running, &mut board, 1).await;
+        // Ten bits a byte: 691,200 bytes.
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut refused = 0;
+        for _ in 0..60 * 115_200 / 10 / 1024 {
+            let noise: Vec<u8> = std::iter::repeat_with(|| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (random >> 56) as u8
+            })
+            .take(1024)
+            .collect();
+            refused += noise.windows(2).filter(|pair| pair[0] != 0 && pair[1] == 0).count() as u64;
+            let mut rest = &noise[..];
+            until(|| {
+                assert_eq!(running.receiver.take(), Vec::<String>::new(), "noise is no reading");
+                rest = &rest[board.pty.far.write(rest).unwrap_or(0)..];
+                rest.is_empty()
+            })
+            .await;
+        }
+        board.pty.write(&[0]);
+        board.read(2, 0);
+        points(&mut running, &mut board, 1).await;
+        let counts = running.receiver.counts;
+        let counted = counts.refused_frame + counts.refused_size + counts.refused_parse;
+        assert!(counts.refused_frame > 0 && counts.refused_size > 0, "{counts:?}");
+        // A zero that is the first byte of a piece ends a frame too.
+        assert!((refused..refused + 700).contains(&counted), "{refused} ended: {counts:?}");
+        assert_eq!(counts.lost_link, 0);
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_fault_of_a_sensor_is_a_point_of_its_own() {
+        use weir_firmware_shim::fault::Fault;
+        let mut board = Board::new(9);
+        let mut running = start(&board.pty.path, frames(), Resume::default());
+        let now = board.now() + 10_000_000;
+        let power_on = Some(Value::Fault(Fault::PowerOn));
+        board.device.push(now, &[power_on, Some(Value::Bool(true))]).unwrap();
+        board.device.push(now, &[Some(Value::Fault(Fault::None)), None]).unwrap();
+        let got = points(&mut running, &mut board, 3).await;
+        assert_eq!(
+            got,
+            [
+                "climate,device=shed door=true ?",
+                "climate_fault,device=shed,field=temperature fault=\"power_on_value\",code=5i ?",
+                "climate_fault,device=shed,field=temperature fault=\"none\",code=0i ?",
+            ]
+        );
+        assert_eq!(running.receiver.counts.refused_parse, 0);
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_device_that_knows_the_time_is_right_about_it_on_a_slow_line() {
+        let mut board = Board::new(9);
+        let mut running = start(&board.pty.path, frames(), Resume::default());
+        until(|| {
+            board.pump();
+            board.device.time().offset().is_some()
+        })
+        .await;
+        board.pump();
+        let now = board.now() + 10_000_000;
+        let taken = board.device.time().offset().unwrap().at_gateway(now);
+        board.device.push(now, &[None, Some(Value::Bool(true))]).unwrap();
+        let mut frame = [0; WIRE_MAX];
+        let len = board.device.poll(now, &mut frame);
+        // Three seconds on the line.
+        running.clock.advance(3 * weir_plugin_api::time::SECOND);
+        board.pty.write(&frame[..len]);
+        let mut time = None;
+        until(|| {
+            let Some(batch) = running.receiver.ring.try_recv() else { return false };
+            time = batch.cells.first().map(|cell| cell.time);
+            running.receiver.ring.recycle(batch);
+            time.is_some()
+        })
+        .await;
+        assert_eq!(time, Some(taken as i64 * 1000));
+        running.end().await;
+    }
+
+    #[tokio::test]
     async fn a_stop_still_acknowledges_what_becomes_durable_until_it_is_drained() {
         let mut board = Board::new(9);
         let mut running = start(&board.pty.path, frames(), Resume::default());
@@ -446,7 +560,7 @@ mod frames {
         let mut running = start(&board.pty.path, frames(), Resume::default());
         board.read(1, 0);
         points(&mut running, &mut board, 1).await;
-        board.device = Device::new(SCHEMA, 10).unwrap();
+        board.device = Device::new(SCHEMA, Start::Nonce(10)).unwrap();
         board.read(5, 0);
         assert_eq!(points(&mut running, &mut board, 1).await, ["climate,device=shed temperature=0.05,door=true ?"]);
         assert_eq!(running.receiver.positions.last(), Some(&Position::Sequence { nonce: 10, sequence: 1 }));
