@@ -86,7 +86,7 @@ impl Sink {
     /// What it has, where it knows.
     pub fn resume(&self) -> OutputResume {
         let last = |lane| self.arrived.keys().filter(|(l, _)| *l == lane).map(|(_, i)| *i).max().unwrap_or_default();
-        OutputResume { alerts: last(Lane::Alerts), results: last(Lane::Results), token: self.token }
+        OutputResume { alerts: last(Lane::Alerts), results: last(Lane::Results), token: self.token, ..OutputResume::default() }
     }
 
     /// Whether it has done what it was given, and wants more.

@@ -88,6 +88,11 @@ fn summary(config: &Config, warnings: usize) -> String {
     line("alerts", engine.alerts.iter().map(|a| a.name.as_str()).collect());
     line("actions", config.actions.iter().map(|a| a.name.as_str()).collect());
     line("outputs", config.outputs.iter().map(|o| o.name.as_str()).collect());
+    for output in &config.outputs {
+        if let Some(guarantee) = output.output.guarantee() {
+            let _ = writeln!(out, "output {}: {guarantee}", output.name);
+        }
+    }
     let storage = &engine.storage;
     let durability = match storage.durability {
         Durability::Power => "power",

@@ -12,7 +12,7 @@ use tokio::{
 use weir_engine::core::{Core, FoundBlock};
 use weir_plugin_api::{
     Collector, Lane,
-    plugin::{AnyAction, AnyInput, InputContext, Stop},
+    plugin::{AnyAction, AnyInput, InputContext, OutputResume, Stop},
     ring::{RingReceiver, RingSender, WakeCore, ring},
     time::Clock,
 };
@@ -71,7 +71,9 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>, wri
     let resumes: Vec<_> = (0..config.inputs.len()).map(|i| core.resume(i as u16).clone()).collect();
     let held: Vec<bool> = (0..config.engine.outputs.len()).map(|o| core.is_held(o as u16)).collect();
     health.iter().zip(&held).for_each(|(health, held)| health.held.store(*held, Ordering::Relaxed));
-    let output_resumes: Vec<_> = (0..config.engine.outputs.len()).map(|o| core.output_resume(o as u16)).collect();
+    let store_id = store.id();
+    let output_resumes: Vec<_> =
+        (0..config.engine.outputs.len()).map(|o| OutputResume { store: store_id, ..core.output_resume(o as u16) }).collect();
 
     let (disk_sender, disk_receiver) = mpsc::channel();
     let disk_thread = {

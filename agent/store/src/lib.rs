@@ -320,6 +320,11 @@ impl<F: Files> Store<F> {
         self.outbox.read(&mut self.files, lane, place)
     }
 
+    /// The random id it was given when it was made.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Journal bytes that hold something needed.
     pub fn journal_used(&self) -> u64 {
         self.journal.used()

@@ -281,12 +281,18 @@ pub struct OutputResume {
     pub results: Identity,
     /// The token of the last delivery, 0 at first.
     pub token: u64,
+    /// Id of the store the identities belong to, drawn when its directory was new: what another store numbered is other points.
+    pub store: u64,
+    /// Last record that was recovered at this start. An identity beyond it that a destination knows of is of a record that was lost: its
+    /// number is given to another.
+    pub recovered: u64,
 }
 
 /// A destination of points.
 pub trait Output: Send {
     /// Makes ready, at start and never again: must not wait for a far side that is down. A destination that remembers more than we do
-    /// (a Kafka transaction) says where it really stands.
+    /// and can be asked at once says where it really stands; one that may be down (Kafka) is asked at the first write, which then counts
+    /// what is there already as delivered.
     fn open<'a>(&'a mut self, resume: OutputResume) -> BoxFuture<'a, Result<OutputResume, PluginError>> {
         Box::pin(async move { Ok(resume) })
     }
@@ -302,6 +308,12 @@ pub trait Output: Send {
     /// What it must have to itself, `kind:name`: a file, a line. Two plugins with the same claim are a configuration error.
     fn claims(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// How often a point is there, whatever restarts in between, as configured and in words that follow the output's name; `None` where
+    /// the configuration does not decide it.
+    fn guarantee(&self) -> Option<&'static str> {
+        None
     }
 
     /// Points per write when the configuration sets no `metric_batch_size`; 0 leaves it at the agent's.

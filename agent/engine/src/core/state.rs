@@ -288,6 +288,9 @@ impl Core {
             alerts: self.waiting.lanes[Lane::Alerts as usize].cursors[index].done,
             results: self.waiting.lanes[Lane::Results as usize].cursors[index].done,
             token: self.tokens[index],
+            // The core does not know its store.
+            store: 0,
+            recovered: self.next_record - 1,
         }
     }
 }
