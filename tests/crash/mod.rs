@@ -3,15 +3,12 @@
 mod failing_disk;
 mod full_disk;
 mod http;
+mod rig;
+mod windows;
 
 use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
-use crate::support::{
-    agent::Agent,
-    eventually,
-    mqtt::Publisher,
-    servers::{self, influx_query},
-};
+use crate::support::{agent::Agent, eventually, mqtt::Publisher};
 
 /// Kills of one test.
 const KILLS: usize = 8;
@@ -57,63 +54,6 @@ fn a_followed_file_reaches_an_output_file_exactly_once_through_kills() {
     assert!(agent.terminate().success());
 }
 
-#[test]
-fn windows_over_mqtt_count_every_message_once_through_kills_of_the_agent() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let path = directory.path();
-    let broker = servers::mosquitto(path, "");
-    let influx = servers::influxdb(path);
-    let config = format!(
-        "[agent]\nomit_hostname = true\nflush_interval = \"100ms\"\n[[inputs.mqtt_consumer]]\nservers = [\"tcp://127.0.0.1:{}\"]\ntopics = [\"s/#\"]\ntopic_tag = \"\"\nqos = 1\npersistent_session = true\nclient_id = \"weir-crash\"\ndata_format = \"influx\"\n[[windows]]\nname = \"second\"\nevery = \"1s\"\nby = [\"device\"]\naggregates = [\"count\", \"sum\"]\n[[outputs.influxdb]]\nurls = [\"http://127.0.0.1:{}\"]\ndatabase = \"crash\"\n[storage]\ncommit_interval = \"50ms\"\n",
-        broker.port, influx.port
-    );
-    let mut agent = Agent::start(path, &config);
-    eventually("the agent has subscribed", || agent.log().contains("connected input=").then_some(()));
-    let mut publisher = Publisher::connect(broker.port, "crash-publisher");
-    let (mut sums, mut published) = (BTreeMap::<String, (u64, u64)>::new(), 0u64);
-    let mut publish = |publisher: &mut Publisher, from: u64, to: u64| {
-        for n in from..to {
-            let device = format!("d{}", n % 3);
-            let second = n / 200;
-            let time = 1_700_000_000_000_000_000 + n * 5_000_000;
-            publisher.publish(&format!("s/{device}"), format!("seq,device={device} n={n}i {time}").as_bytes());
-            let entry = sums.entry(format!("{device}/{second}")).or_default();
-            *entry = (entry.0 + 1, entry.1 + n);
-        }
-        publisher.drain();
-    };
-    for kill in 0..KILLS as u64 {
-        publish(&mut publisher, published, published + 1000);
-        published += 1000;
-        eventually("some of it is recorded", || (recorded(&agent) > 0).then_some(()));
-        if kill % 2 == 0 {
-            publish(&mut publisher, published, published + 300);
-            published += 300;
-        }
-        agent.kill();
-        agent = Agent::spawn_written(path);
-        agent.wait_ready();
-    }
-    // Two readings far later close every window before them, for each device.
-    for device in 0..3u64 {
-        let time = 1_700_000_000_000_000_000 + (published + 100_000) * 5_000_000;
-        publisher.publish(&format!("s/d{device}"), format!("seq,device=d{device} n=0i {time}").as_bytes());
-    }
-    publisher.drain();
-    let read = || -> BTreeMap<String, (u64, u64)> {
-        let rows = influx_query(influx.port, "crash", "select n_count, n_sum, device from seq").unwrap_or_default();
-        rows.iter()
-            .filter_map(|row| {
-                let second = (row[0].as_u64()? - 1_700_000_000_000_000_000) / 1_000_000_000;
-                Some((format!("{}/{second}", row[3].as_str()?), (row[1].as_u64()?, row[2].as_f64()? as u64)))
-            })
-            .collect()
-    };
-    eventually("every window has arrived", || (read().len() >= sums.len()).then_some(()));
-    assert_eq!(read(), sums, "counts and sums are those of what was published");
-    assert!(agent.terminate().success());
-}
-
 /// A message that is larger than a batch is recorded as a whole or not at all: the broker sends the whole of it again.
 #[test]
 fn large_messages_over_mqtt_are_counted_once_through_kills_of_the_agent() {
@@ -121,7 +61,7 @@ fn large_messages_over_mqtt_are_counted_once_through_kills_of_the_agent() {
     const PER_ROUND: u64 = 24;
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path();
-    let broker = servers::mosquitto(path, "");
+    let broker = rig::broker(path);
     let config = format!(
         "[agent]\nomit_hostname = true\nflush_interval = \"100ms\"\n[[inputs.mqtt_consumer]]\nservers = [\"tcp://127.0.0.1:{}\"]\ntopics = [\"s/#\"]\ntopic_tag = \"\"\nqos = 1\npersistent_session = true\nclient_id = \"weir-large\"\ndata_format = \"json\"\nname_override = \"seq\"\njson_time_key = \"t\"\njson_time_format = \"unix_ms\"\ntag_keys = [\"device\"]\n[[windows]]\nname = \"message\"\nevery = \"1s\"\nby = [\"device\"]\naggregates = [\"count\", \"sum\"]\n[[outputs.file]]\nfiles = [\"out.lp\"]\n[storage]\ncommit_interval = \"1ms\"\n",
         broker.port
