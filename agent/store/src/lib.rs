@@ -298,7 +298,12 @@ impl<F: Files> Store<F> {
         if checkpoint::prune(&mut self.files, number).is_ok() && outbox.is_empty() {
             let _ = self.outbox.free(&mut self.files, free_below);
         } else {
-            let below = [free_below[0].min(ends[0].0), free_below[1].min(ends[1].0)];
+            // What was written just now is needed, however many segments it filled.
+            let mut below = [free_below[0].min(ends[0].0), free_below[1].min(ends[1].0)];
+            for (block, place) in outbox.iter().zip(&places) {
+                let below = &mut below[usize::from(block.lane.min(1))];
+                *below = place.segment.min(*below);
+            }
             let _ = self.outbox.free(&mut self.files, below);
         }
         Ok(places)

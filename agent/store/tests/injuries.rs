@@ -44,6 +44,24 @@ fn a_commit_of_a_few_readings_writes_one_page_and_syncs_once() {
 }
 
 #[test]
+fn a_checkpoint_that_fills_several_segments_keeps_all_of_them() {
+    let (mut store, _) = open(MemoryFiles::new(9));
+    let block = |record: u64| {
+        let identity = Identity { record, ordinal: 0 };
+        // Nothing that can be compressed.
+        let bytes = (0..700_000u64).map(|i| ((i + record).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_pow(3) >> 40) as u8).collect();
+        OutboxBlock { lane: 1, first: identity, last: identity, points: 1, times: (1, 2), bytes }
+    };
+    let blocks: Vec<_> = (1..=6).map(block).collect();
+    // Nothing that was there before is needed: the first results that ever waited.
+    let places = store.checkpoint(1, 6, &blocks, b"state", [u64::MAX; 2]).expect("made");
+    assert!(places[5].segment > places[0].segment + 1, "{places:?}");
+    for place in places {
+        assert!(store.read_outbox(1, place).expect("readable").is_some(), "{place:?}");
+    }
+}
+
+#[test]
 fn a_torn_last_block_is_not_damage_and_does_not_come_back() {
     let (mut store, _) = open(MemoryFiles::new(3));
     store.append(&meta(1, 1), &payload(1, 100)).expect("written");
