@@ -1,81 +1,21 @@
-//! Readings taken through embedded-hal: a counter of pulses on a pin, for meters, rain gauges and anemometers without an interrupt.
+//! What the agenda asks of a sensor, whatever it hangs on.
 
-use embedded_hal::digital::InputPin;
+use crate::{fault::Fault, frame::Value};
 
-/// Counts rising levels of a pin that is looked at regularly; a level counts once it was seen `steady` times in a row.
-#[derive(Debug)]
-pub struct PulseCounter<P> {
-    pin: P,
-    steady: u8,
-    level: bool,
-    seen: u8,
-    count: u64,
-}
-
-impl<P: InputPin> PulseCounter<P> {
-    /// A counter that takes the pin's level now as where it starts.
+/// Something that measures one or more fields.
+pub trait Sensor {
+    /// Begins a measurement and says how long it takes, microseconds. It does not wait for it.
     ///
     /// # Errors
-    /// Those of the pin.
-    pub fn new(mut pin: P, steady: u8) -> Result<Self, P::Error> {
-        let level = pin.is_high()?;
-        Ok(Self { pin, steady: steady.max(1), level, seen: 0, count: 0 })
-    }
+    /// The fault all its fields have.
+    fn begin(&mut self) -> Result<u32, Fault>;
 
-    /// Looks at the pin; whether a pulse began.
+    /// Reads what was measured: one place per field, `None` in each at first. A fault of one field goes into its place.
     ///
     /// # Errors
-    /// Those of the pin.
-    pub fn sample(&mut self) -> Result<bool, P::Error> {
-        if self.pin.is_high()? == self.level {
-            self.seen = 0;
-            return Ok(false);
-        }
-        self.seen += 1;
-        if self.seen < self.steady {
-            return Ok(false);
-        }
-        self.seen = 0;
-        self.level = !self.level;
-        self.count += u64::from(self.level);
-        Ok(self.level)
-    }
+    /// The fault all its fields have.
+    fn read(&mut self, values: &mut [Option<Value>]) -> Result<(), Fault>;
 
-    /// Pulses since it was made.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use embedded_hal::digital::{ErrorKind, ErrorType, InputPin};
-
-    use super::PulseCounter;
-
-    struct Script(std::vec::IntoIter<bool>);
-
-    impl ErrorType for Script {
-        type Error = ErrorKind;
-    }
-
-    impl InputPin for Script {
-        fn is_high(&mut self) -> Result<bool, ErrorKind> {
-            self.0.next().ok_or(ErrorKind::Other)
-        }
-
-        fn is_low(&mut self) -> Result<bool, ErrorKind> {
-            self.is_high().map(|high| !high)
-        }
-    }
-
-    #[test]
-    fn bouncing_contacts_count_once() {
-        let levels: Vec<bool> = "0 1010111 11 0100 0111".chars().filter(|c| *c != ' ').map(|c| c == '1').collect();
-        let samples = levels.len() - 1;
-        let mut counter = PulseCounter::new(Script(levels.into_iter()), 2).expect("the first level");
-        let begun = (0..samples).filter(|_| counter.sample() == Ok(true)).count();
-        assert_eq!((begun, counter.count()), (2, 2));
-        assert_eq!(counter.sample(), Err(ErrorKind::Other));
-    }
+    /// Called every time round the main loop: for sensors that have to be looked at in between.
+    fn poll(&mut self) {}
 }

@@ -8,6 +8,8 @@ use core::{
 };
 
 use cortex_m_rt::exception;
+use embedded_io::{ErrorType, Read, ReadReady, Write};
+use weir_firmware_shim::row::{Memory, ROW_WORDS};
 
 /// UART0 of the LM3S6965 (data sheet, chapter 12), a PL011.
 const UART: usize = 0x4000_c000;
@@ -57,7 +59,7 @@ pub struct Uptime {
 }
 
 /// Sets the chip up. To be called once.
-pub fn start() -> (Uart, Uptime) {
+pub fn start() -> (Uart, Uptime, Kept) {
     // Eight bits, FIFOs on; then the port, both ways.
     write(UART_LINE, 0x70);
     write(UART_CONTROL, 0x301);
@@ -65,21 +67,39 @@ pub fn start() -> (Uart, Uptime) {
     write(SYSTICK_VALUE, 0);
     // Processor clock, exception, on.
     write(SYSTICK_CONTROL, 7);
-    (Uart(()), Uptime { rounds: 0, last_us: 0 })
+    (Uart(()), Uptime { rounds: 0, last_us: 0 }, Kept(()))
 }
 
-impl Uart {
-    /// The next byte that has come, if there is one.
-    pub fn read(&mut self) -> Option<u8> {
-        (read(UART_FLAGS) & UART_RECEIVE_EMPTY == 0).then(|| read(UART_DATA) as u8)
-    }
+impl ErrorType for Uart {
+    type Error = core::convert::Infallible;
+}
 
-    /// Writes bytes, waiting for room.
-    pub fn write(&mut self, bytes: &[u8]) {
+impl ReadReady for Uart {
+    fn read_ready(&mut self) -> Result<bool, Self::Error> {
+        Ok(read(UART_FLAGS) & UART_RECEIVE_EMPTY == 0)
+    }
+}
+
+impl Read for Uart {
+    fn read(&mut self, into: &mut [u8]) -> Result<usize, Self::Error> {
+        let Some(first) = into.first_mut() else { return Ok(0) };
+        while read(UART_FLAGS) & UART_RECEIVE_EMPTY != 0 {}
+        *first = read(UART_DATA) as u8;
+        Ok(1)
+    }
+}
+
+impl Write for Uart {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Self::Error> {
         for byte in bytes {
             while read(UART_FLAGS) & UART_TRANSMIT_FULL != 0 {}
             write(UART_DATA, u32::from(*byte));
         }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> Result<(), Self::Error> {
+        Ok(())
     }
 }
 
@@ -104,28 +124,29 @@ impl Uptime {
 
 /// Words of RAM that the start-up code does not touch: they survive a reset, not a power cut.
 #[repr(transparent)]
-struct Kept(UnsafeCell<MaybeUninit<[u32; KEPT_WORDS]>>);
+struct KeptWords(UnsafeCell<MaybeUninit<[u32; ROW_WORDS]>>);
 
-const KEPT_WORDS: usize = 16;
-
-// SAFETY: only `kept_read` and `kept_write` touch it, from the main program alone: the handler above does not.
-unsafe impl Sync for Kept {}
+// SAFETY: only the one `Kept` touches it, from the main program: the handler above does not.
+unsafe impl Sync for KeptWords {}
 
 #[unsafe(link_section = ".uninit.KEPT")]
-static KEPT: Kept = Kept(UnsafeCell::new(MaybeUninit::uninit()));
+static KEPT: KeptWords = KeptWords(UnsafeCell::new(MaybeUninit::uninit()));
 
-/// A word that survived, or whatever the RAM woke up with.
-pub fn kept_read(word: usize) -> u32 {
-    let first = KEPT.0.get().cast::<u32>();
-    // SAFETY: within the static, aligned, volatile: any bits are a u32, and the compiler may assume nothing about them.
-    unsafe { read_volatile(first.add(word % KEPT_WORDS)) }
-}
+/// That memory.
+pub struct Kept(());
 
-/// Keeps a word over resets.
-pub fn kept_write(word: usize, value: u32) {
-    let first = KEPT.0.get().cast::<u32>();
-    // SAFETY: within the static, aligned; nobody holds a reference into it.
-    unsafe { write_volatile(first.add(word % KEPT_WORDS), value) }
+impl Memory for Kept {
+    fn read(&self, word: usize) -> u32 {
+        assert!(word < ROW_WORDS);
+        // SAFETY: within the static and aligned; volatile, so that whatever bits the RAM woke up with are read as they are.
+        unsafe { read_volatile(KEPT.0.get().cast::<u32>().add(word)) }
+    }
+
+    fn write(&mut self, word: usize, value: u32) {
+        assert!(word < ROW_WORDS);
+        // SAFETY: within the static and aligned; nobody holds a reference into it.
+        unsafe { write_volatile(KEPT.0.get().cast::<u32>().add(word), value) }
+    }
 }
 
 #[panic_handler]

@@ -1,35 +1,142 @@
-//! A weather station: the firmware shim on a Cortex-M3.
+//! A weather station: the firmware shim on a Cortex-M3, its sensors simulated behind the same buses real ones would hang on.
+//!
+//! A BME280 is read by its registers, a DS18B20 by the level of its pin. Both fail now and then, by the count of their measurements, so
+//! that whoever listens sees every fault and its end. `n` is the number of the reading it is in: a listener can tell what it missed.
 #![no_std]
 #![no_main]
 
 mod chip;
 
+use core::cell::{Cell, RefCell};
+
+use static_cell::StaticCell;
 use weir_firmware_shim::{
-    frame::{Field, FieldKind, Value, WIRE_MAX},
+    agenda::{Agenda, Plan},
+    deadband::Deadband,
+    fault::Fault,
+    frame::{Field, FieldKind, Value},
     link::{Device, Schema, Start},
+    node::Node,
+    row::KeptRow,
+    sensor::Sensor,
+    sensors::{bme280, ds18b20, one_wire::OneWire},
+    sim::{Bme280Chip, Ds18b20Chip, SimBus, SimDelay, SimPin},
 };
 
-const FIELDS: [Field<'static>; 1] = [Field { name: "n", kind: FieldKind::Scaled(0) }];
-const SCHEMA: Schema<'static> = Schema { device: "station", measurement: "climate", fields: &FIELDS };
+const FIELDS: usize = 5;
+const TASKS: usize = 3;
+const SCHEMA: Schema<'static> = Schema {
+    device: "station",
+    measurement: "climate",
+    fields: &[
+        bme280::FIELDS[0],
+        bme280::FIELDS[1],
+        bme280::FIELDS[2],
+        Field { name: "ground", kind: ds18b20::FIELD.kind },
+        Field { name: "n", kind: FieldKind::Scaled(0) },
+    ],
+};
+/// Readings kept until they are acknowledged: 10 s at this rate.
+const DEPTH: usize = 128;
+
+/// Everything is worth sending of the counter; the climate and the ground have bands, in hundredths.
+const ALWAYS: [Deadband; 1] = [Deadband::None];
+const CLIMATE: [Deadband; 3] = [Deadband::Change(5.0), Deadband::Change(5.0), Deadband::Change(20.0)];
+const GROUND: [Deadband; 1] = [Deadband::Change(10.0)];
+
+// All that lasts is static, so that the linker counts it: what it leaves is stack.
+static WORLD: StaticCell<World> = StaticCell::new();
+static AIR: StaticCell<bme280::Bme280<SimBus<'static>>> = StaticCell::new();
+static GROUND_SENSOR: StaticCell<ds18b20::Ds18b20<SimPin<'static>, SimDelay<'static>>> = StaticCell::new();
+static NUMBER: StaticCell<Number<'static>> = StaticCell::new();
+static NODE: StaticCell<Node<'static, chip::Kept, DEPTH, FIELDS, TASKS>> = StaticCell::new();
+
+/// The simulated world: chips, and the time of the pin.
+struct World {
+    air: RefCell<Bme280Chip>,
+    ground: RefCell<Ds18b20Chip>,
+    now_ns: Cell<u64>,
+    measurements: Cell<u32>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            air: RefCell::new(Bme280Chip::default()),
+            ground: RefCell::new(Ds18b20Chip::default()),
+            now_ns: Cell::new(0),
+            measurements: Cell::new(0),
+        }
+    }
+
+    /// Time passes, the weather changes, and chips fail and recover.
+    fn pass(&self, before_us: u64, now_us: u64) {
+        let phase = (now_us / 100_000) as u32;
+        let mut air = self.air.borrow_mut();
+        air.pass((now_us - before_us) as u32);
+        air.temperature = 519_888 + phase % 200 * 40;
+        air.pressure = 415_148 + phase % 90 * 20;
+        air.is_there = phase % 64 < 60;
+        let mut ground = self.ground.borrow_mut();
+        ground.temperature = 200 + (phase % 100) as i16;
+        // Every sixth second it loses its supply, in the middle of a conversion.
+        if phase % 60 == 30 && before_us / 100_000 != now_us / 100_000 {
+            ground.reset();
+        }
+        // The pin's time runs ahead while it is read, and waits for ours then.
+        self.now_ns.set(self.now_ns.get().max(now_us * 1000));
+    }
+}
+
+/// A sensor of one field: the number of the reading it will be in.
+struct Number<'w>(&'w Cell<u32>);
+
+impl Sensor for Number<'_> {
+    fn begin(&mut self) -> Result<u32, Fault> {
+        Ok(0)
+    }
+
+    fn read(&mut self, values: &mut [Option<Value>]) -> Result<(), Fault> {
+        // Set by the loop below before the agenda runs.
+        values[0] = Some(Value::Scaled(i64::from(self.0.get())));
+        Ok(())
+    }
+}
+
+fn plan(first_field: usize, deadbands: &'static [Deadband], period_ms: u64) -> Plan<'static> {
+    let jitter_us = if first_field == 4 { 0 } else { 20_000 };
+    Plan { first_field, deadbands, period_us: period_ms * 1000, jitter_us, silent_us_max: 5_000_000 }
+}
 
 #[cortex_m_rt::entry]
 fn main() -> ! {
-    let (mut uart, mut uptime) = chip::start();
-    let boots = chip::kept_read(0).wrapping_add(1);
-    chip::kept_write(0, boots);
-    let Ok(mut device) = Device::<64, 1>::new(SCHEMA, Start::Seed(boots)) else { panic!() };
-    let (mut out, mut n, mut due) = ([0; WIRE_MAX], 0, 0);
+    let (mut uart, mut uptime, memory) = chip::start();
+    let world = WORLD.init_with(World::new);
+    let pin = SimPin::new(&world.ground, &world.now_ns);
+    let air = AIR.init(bme280::Bme280::new(SimBus(&world.air), bme280::ADDRESS));
+    let ground = GROUND_SENSOR.init(ds18b20::Ds18b20::new(OneWire::new(pin, SimDelay(&world.now_ns)), None));
+    let number = NUMBER.init(Number(&world.measurements));
+
+    let kept = KeptRow::new(memory);
+    // This board has nothing random: over a reset the row goes on, and after a power cut the gateway's clock makes the nonce.
+    let start = kept.row().map_or(Start::Seed(0), Start::Row);
+    let Ok(device) = Device::new(SCHEMA, start) else { panic!("a schema that fits") };
+    let mut agenda = Agenda::new(1);
+    let tasks: [(&mut dyn Sensor, Plan<'_>); TASKS] =
+        [(air, plan(0, &CLIMATE, 200)), (ground, plan(3, &GROUND, 1000)), (number, plan(4, &ALWAYS, 100))];
+    for (sensor, plan) in tasks {
+        if agenda.add(sensor, plan, 0).is_err() {
+            panic!("a plan that fits");
+        }
+    }
+    let node = NODE.init(Node { device: device.time_every(2_000_000), agenda, kept });
+    let mut now_us = 0;
     loop {
-        let now = uptime.now_us();
-        if now >= due {
-            n += 1;
-            due = now + 100_000;
-            let _ = device.push(now, &[Some(Value::Scaled(n))]);
-        }
-        while let Some(byte) = uart.read() {
-            device.receive(byte, now);
-        }
-        let len = device.poll(now, &mut out);
-        uart.write(&out[..len]);
+        let before_us = now_us;
+        now_us = uptime.now_us();
+        world.pass(before_us, now_us);
+        world.measurements.set(node.device.next_number() as u32);
+        // The port cannot fail.
+        let _ = node.turn(&mut uart, now_us);
     }
 }

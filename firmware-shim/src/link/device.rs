@@ -232,6 +232,11 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
         self.held_back += readings;
     }
 
+    /// Fields of its schema.
+    pub fn fields(&self) -> usize {
+        self.schema.fields.len()
+    }
+
     /// Number the next reading gets.
     pub fn next_number(&self) -> u64 {
         self.retain.next()
