@@ -126,7 +126,7 @@ impl Committed {
         let mut all = BTreeMap::new();
         let (mut operators, mut results) = (Operators::new(Arc::clone(spec)), Results::default());
         self.each(spec, |sequence, stamp, record, table| {
-            if matches!(record, Record::Config { .. } | Record::Delivered { .. } | Record::Expired { .. }) {
+            if matches!(record, Record::Config { .. } | Record::Delivered { .. } | Record::Expired { .. } | Record::Thinned { .. }) {
                 return;
             }
             results.start_record(sequence);
@@ -180,7 +180,7 @@ impl Committed {
             let mut wanted = Vec::new();
             self.each(spec, |_, stamp, record, table| {
                 let points = if let Record::Batch(batch) = record { numeric(batch, table) } else { Vec::new() };
-                if !matches!(record, Record::Config { .. } | Record::Delivered { .. } | Record::Expired { .. }) {
+                if !matches!(record, Record::Config { .. } | Record::Delivered { .. } | Record::Expired { .. } | Record::Thinned { .. }) {
                     naive.record(stamp.observed, &points);
                 }
                 if matches!(record, Record::Finish) {

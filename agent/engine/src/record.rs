@@ -117,6 +117,13 @@ pub enum Record<'a> {
         /// How many, and why.
         counts: DeliveryCounts,
     },
+    /// Of a block of the outbox only a part stays: the rest goes to nobody who has not had it.
+    Thinned {
+        /// What stays, in order: the first of a run of ordinals, and how many. The block's first and last result are always among it.
+        kept: &'a [(Identity, u32)],
+        /// How many results that each output waited for are left out.
+        points: &'a [(u16, u64)],
+    },
     /// Something about the agent itself began or ended.
     Condition {
         /// What.

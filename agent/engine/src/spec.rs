@@ -327,6 +327,16 @@ pub enum OnStorageFailure {
     Continue,
 }
 
+/// What becomes of results that wait when the outbox is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnFull {
+    /// The oldest are given up.
+    #[default]
+    DropOldest,
+    /// Of each series every second one is left out, again and again.
+    Downsample,
+}
+
 /// `[storage]`, as far as the core decides it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -341,6 +351,8 @@ pub struct StorageSpec {
     pub journal_bytes_max: u64,
     /// Outbox size, bytes on disk.
     pub outbox_bytes_max: u64,
+    /// What a full outbox does.
+    pub on_full: OnFull,
     /// Age of the oldest result in the outbox, nanoseconds on the observed axis.
     pub outbox_age_max: i64,
     /// Write budget, 0: none.
@@ -357,6 +369,7 @@ impl Default for StorageSpec {
             sync_interval: 30_000_000_000,
             journal_bytes_max: 64 << 20,
             outbox_bytes_max: 256 << 20,
+            on_full: OnFull::DropOldest,
             outbox_age_max: 30 * 86_400_000_000_000,
             fsyncs_per_minute_max: 0,
             on_failure: OnStorageFailure::Stall,

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use weir_engine::spec::{Durability, Limits, OnStorageFailure, OnTypeConflict, StorageSpec, TimeSpec};
+use weir_engine::spec::{Durability, Limits, OnFull, OnStorageFailure, OnTypeConflict, StorageSpec, TimeSpec};
 use weir_plugin_api::options::{Item, Section, Size};
 
 use super::{
@@ -170,8 +170,12 @@ weir_plugin_api::options! {
         sync_interval: Duration = Duration::from_secs(30),
         /// Size of the journal.
         journal_bytes_max: Size = Size(64 << 20),
-        /// Undelivered results on disk; past it the oldest are dropped and counted.
+        /// Undelivered results on disk; past it `on_full` applies.
         outbox_bytes_max: Size = Size(256 << 20),
+        /// When undelivered results fill it: `drop_oldest` drops the oldest, `downsample` leaves out every second result of each series
+        /// (measurement, tags and fields) where it has waited longest, so that a long outage keeps its whole length, the older the coarser.
+        /// Results are left out as they are, never averaged. Both are counted; alerts go last.
+        on_full: OnFullWord = OnFullWord::DropOldest,
         /// Undelivered results older than this are dropped and counted.
         outbox_age_max: Duration = Duration::from_secs(30 * 86_400),
         /// Points that outputs refused for good, kept per output in `dead-letters-<alias>.lp` in the state directory; 0: none. Two files,
@@ -185,6 +189,16 @@ weir_plugin_api::options! {
         endurance_bytes: Size = Size(0),
         /// When the disk fails: `stall` stops taking readings in, `continue` goes on from memory.
         on_storage_failure: OnFailureWord = OnFailureWord::Stall,
+    }
+}
+
+weir_plugin_api::choice! {
+    /// What a full outbox does.
+    pub enum OnFullWord {
+        /// The oldest go.
+        DropOldest = "drop_oldest",
+        /// Every second one goes.
+        Downsample = "downsample",
     }
 }
 
@@ -452,6 +466,10 @@ pub fn storage(merged: &Merged, context: &Context<'_>) -> Option<(StorageSpec, S
         sync_interval: positive_nanos(&section, "sync_interval", table.sync_interval),
         journal_bytes_max: table.journal_bytes_max.0,
         outbox_bytes_max: table.outbox_bytes_max.0,
+        on_full: match table.on_full {
+            OnFullWord::DropOldest => OnFull::DropOldest,
+            OnFullWord::Downsample => OnFull::Downsample,
+        },
         outbox_age_max: positive_nanos(&section, "outbox_age_max", table.outbox_age_max),
         fsyncs_per_minute_max: table.fsyncs_per_minute_max,
         on_failure: match table.on_storage_failure {

@@ -91,6 +91,7 @@ impl Report {
                 ("expired_bytes", o.expired_bytes),
                 ("expired_disk", o.expired_disk),
                 ("expired_stale", o.expired_stale),
+                ("expired_downsampled", o.expired_downsampled),
                 ("waiting_memory", o.waiting_memory),
                 ("waiting_disk", o.waiting_disk),
                 ("in_flight", o.in_flight),

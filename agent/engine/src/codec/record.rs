@@ -27,6 +27,7 @@ const CONDITION: u8 = 7;
 /// With the boot; [`CLOCK`] is what was written before there was one.
 const CLOCK_OF_BOOT: u8 = 8;
 const CONFIG: u8 = 9;
+const THINNED: u8 = 10;
 
 /// Indexes within the open block, by id of the engine's table; valid when the stamp is the block's.
 #[derive(Default)]
@@ -100,6 +101,7 @@ impl BlockBuilder {
             Record::Delivered { .. } => DELIVERED,
             Record::Expired { .. } => EXPIRED,
             Record::Condition { .. } => CONDITION,
+            Record::Thinned { .. } => THINNED,
         };
         self.body.push(tag);
         put_i64(&mut self.body, stamp.observed.wrapping_sub(self.last.observed));
@@ -130,6 +132,14 @@ impl BlockBuilder {
                     put_u64(&mut self.body, u64::from(identity.ordinal));
                 }
                 delivery_values(counts).into_iter().for_each(|v| put_u64(&mut self.body, v));
+            }
+            Record::Thinned { kept, points } => {
+                put_kept(&mut self.body, kept);
+                put_u64(&mut self.body, points.len() as u64);
+                for (output, points) in *points {
+                    put_u64(&mut self.body, u64::from(*output));
+                    put_u64(&mut self.body, *points);
+                }
             }
             Record::Condition { condition, subject, active, value } => {
                 self.body.extend([*condition as u8, u8::from(*active)]);
@@ -279,6 +289,14 @@ pub fn decode(
                 let subject = reader.text()?;
                 emit(&Record::Condition { condition, subject, active, value: reader.u64()? });
             }
+            THINNED => {
+                let kept = kept(&mut reader)?;
+                let mut points = Vec::new();
+                for _ in 0..reader.count()? {
+                    points.push((output_id(reader.u64()?), reader.u64()?));
+                }
+                emit(&Record::Thinned { kept: &kept, points: &points });
+            }
             BATCH => {
                 let input = input_id(reader.u64()?);
                 let read_at = last.steady.wrapping_add(reader.i64()?);
@@ -372,6 +390,35 @@ pub fn delivery_values(c: &DeliveryCounts) -> [u64; 7] {
 pub fn delivery_counts(values: [u64; 7]) -> DeliveryCounts {
     let [delivered, collapsed, rejected, expired_age, expired_bytes, expired_disk, expired_stale] = values;
     DeliveryCounts { delivered, collapsed, rejected, expired_age, expired_bytes, expired_disk, expired_stale }
+}
+
+/// Appends what stays of a block: runs of ordinals, each with its record as the difference to the one before.
+pub fn put_kept(out: &mut Vec<u8>, kept: &[(Identity, u32)]) {
+    put_u64(out, kept.len() as u64);
+    let mut last = 0;
+    for (first, length) in kept {
+        put_u64(out, first.record.wrapping_sub(last));
+        put_u64(out, u64::from(first.ordinal));
+        put_u64(out, u64::from(*length));
+        last = first.record;
+    }
+}
+
+/// Reads what stays of a block.
+///
+/// # Errors
+/// [`Damaged`], also when the runs are not in order.
+pub fn kept(reader: &mut Reader<'_>) -> Result<Vec<(Identity, u32)>, Damaged> {
+    let (mut runs, mut last, mut next) = (Vec::new(), 0u64, Identity::default());
+    for _ in 0..reader.count()? {
+        last = last.wrapping_add(reader.u64()?);
+        let first = Identity { record: last, ordinal: reader.narrow()? };
+        let length: u32 = reader.narrow()?;
+        let end = first.ordinal.checked_add(length).filter(|_| length > 0 && first >= next);
+        next = Identity { ordinal: end.ok_or(Damaged("runs that are not in order"))?, ..first };
+        runs.push((first, length));
+    }
+    Ok(runs)
 }
 
 /// Appends input counts: a bitmap of those that are not zero, then these.

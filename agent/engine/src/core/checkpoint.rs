@@ -1,17 +1,21 @@
 //! Checkpoints: when, what goes into the outbox first, and what becomes free afterwards.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use weir_plugin_api::{Chunk, Lane};
 
-use super::{Core, Effect, Now, OutboxBlock, OutboxPlace, waiting::Stored};
+use super::{
+    Core, Effect, Now, OutboxBlock, OutboxPlace,
+    thin::{Smaller, keep},
+    waiting::Stored,
+};
 use crate::{
     codec::{cells::CellEncoder, chunk},
     record::DeliveryCounts,
 };
 
 /// Points of small chunks that are merged into one block of the outbox.
-const BLOCK_POINTS: usize = 8192;
+pub(super) const BLOCK_POINTS: usize = 8192;
 /// A checkpoint that failed is tried again after this long, nanoseconds, the next one after twice as long …
 const RETRY_FIRST: i64 = 1_000_000_000;
 /// … up to this.
@@ -127,10 +131,31 @@ impl Core {
             let queue = self.waiting.lane(lane);
             queue.drop_done();
             // Written again at the end, so that files become free that hold nothing else.
+            let mut again = BTreeMap::new();
+            if lane == Lane::Results {
+                for Smaller { of, block } in self.thinning.take(&names, &mut encoder) {
+                    let index = queue.stored.iter().position(|b| b.first == of[0].0);
+                    let same = |index: &usize| {
+                        let stored = queue.stored.iter().skip(*index);
+                        of.len() <= queue.stored.len() - index && stored.zip(&of).all(|(b, of)| (b.first, b.place) == (of.0, Some(of.1)))
+                    };
+                    again.extend(index.filter(same).map(|index| (index, (of.len(), block))));
+                }
+            }
+            let taken: Vec<(usize, usize)> = again.iter().map(|(index, (blocks, _))| (*index, index + blocks)).collect();
             for (index, chunk) in queue.pinning() {
-                let stored = &mut queue.stored[index];
-                self.moved.extend(stored.place.take().map(|place| (lane, stored.first, place)));
-                blocks.push(outbox_block(lane, &chunk, &names, &mut encoder));
+                if taken.iter().all(|(from, to)| index < *from || index >= *to) {
+                    let thinner = queue.stored[index].kept.as_ref().map(|kept| keep(&chunk, kept));
+                    again.insert(index, (1, outbox_block(lane, thinner.as_ref().unwrap_or(&chunk), &names, &mut encoder)));
+                }
+            }
+            blocks.extend(again.values().map(|(_, block)| block.clone()));
+            // From behind, so that the places in front stay what they are.
+            for (index, (length, _)) in again.into_iter().rev() {
+                let of: Vec<Stored> = queue.stored.drain(index..index + length).collect();
+                let one = together(&of);
+                self.moved.push((lane, one.first, of));
+                queue.stored.insert(index, one);
             }
             let mut merged: Option<(Chunk, Vec<u32>, i64)> = None;
             let held = std::mem::take(&mut queue.held);
@@ -150,7 +175,7 @@ impl Core {
             for (chunk, counts, observed) in finished {
                 let block = outbox_block(lane, &chunk, &names, &mut encoder);
                 let queue = self.waiting.lane(lane);
-                queue.stored.push_back(Stored { place: None, first: block.first, last: block.last, counts, observed, dropped: false });
+                queue.stored.push_back(Stored { first: block.first, last: block.last, counts, observed, ..Stored::default() });
                 queue.keep(&Arc::new(chunk));
                 blocks.push(block);
             }
@@ -160,9 +185,12 @@ impl Core {
 
     /// A checkpoint failed: what it had moved to the outbox waits in memory again.
     pub(super) fn unspill(&mut self) {
-        for (lane, first, place) in std::mem::take(&mut self.moved) {
-            let stored = self.waiting.lane(lane).stored.iter_mut().find(|b| b.first == first);
-            stored.into_iter().for_each(|b| b.place = Some(place));
+        for (lane, first, of) in std::mem::take(&mut self.moved) {
+            let stored = &mut self.waiting.lane(lane).stored;
+            if let Some(index) = stored.iter().position(|b| b.first == first && b.place.is_none()) {
+                stored.remove(index);
+                of.into_iter().rev().for_each(|b| stored.insert(index, b));
+            }
         }
         for lane in &mut self.waiting.lanes {
             lane.stored.retain(|b| b.place.is_some());
@@ -309,7 +337,17 @@ impl Trouble {
     }
 }
 
-fn outbox_block(lane: Lane, chunk: &Chunk, names: &[&str], encoder: &mut CellEncoder) -> OutboxBlock {
+/// Neighbours as one block that is written again.
+fn together(of: &[Stored]) -> Stored {
+    let mut one = Stored { place: None, kept: None, ..of[0].clone() };
+    for more in &of[1..] {
+        one.last = more.last;
+        one.counts.iter_mut().zip(&more.counts).for_each(|(all, more)| *all += more);
+    }
+    one
+}
+
+pub(super) fn outbox_block(lane: Lane, chunk: &Chunk, names: &[&str], encoder: &mut CellEncoder) -> OutboxBlock {
     let mut bytes = Vec::new();
     chunk::encode(chunk, names, encoder, &mut bytes);
     let (first, last) = (chunk.identity(0), chunk.identity(chunk.len() - 1));

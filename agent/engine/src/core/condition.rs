@@ -98,7 +98,7 @@ impl Core {
     /// Points of an output given up so far. An edge action's that went stale are not among them: that is how those are meant.
     fn given_up(&self, index: usize) -> u64 {
         let line = &self.lines[index];
-        line.expired_age + line.expired_bytes + line.expired_disk
+        line.expired_age + line.expired_bytes + line.expired_disk + line.expired_downsampled
     }
 
     /// Shows one of the fields refused for their type, at most once a minute.

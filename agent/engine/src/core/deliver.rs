@@ -6,11 +6,13 @@ use weir_plugin_api::{Chunk, Identity, Lane};
 
 use super::{
     Core, Effect, Now, OutboxPlace,
+    thin::{NOBODY, keep},
     waiting::{Held, Next, Stored, count},
 };
 use crate::{
     codec::chunk,
     record::{DeliveryCounts, Record},
+    spec::OnFull,
 };
 
 impl Core {
@@ -50,19 +52,22 @@ impl Core {
         bytes: Option<Vec<u8>>,
         effects: &mut Vec<Effect>,
     ) {
+        if output == NOBODY {
+            self.thin_block(now, place, bytes, effects);
+            return;
+        }
         let index = usize::from(output);
         let spec = Arc::clone(&self.spec);
         let names: Vec<&str> = spec.outputs.iter().map(|o| o.name.as_str()).collect();
         let queue = self.waiting.lane(lane);
         queue.cursors[index].reading = false;
         let Some(stored) = queue.stored.iter().find(|b| b.place == Some(place)).cloned() else { return };
-        // One with other points than the state says would be asked for again and again.
-        let whole = |chunk: &Chunk| {
-            let last = chunk.len().checked_sub(1).map(|last| chunk.identity(last));
-            last == Some(stored.last) && chunk.identity(0) == stored.first
-        };
-        match bytes.and_then(|bytes| chunk::decode(&bytes, &names).ok()).filter(whole) {
+        match bytes.and_then(|bytes| chunk::decode(&bytes, &names).ok()).filter(|chunk| stored.is(chunk)) {
             Some(chunk) => {
+                let chunk = match &stored.kept {
+                    Some(kept) => keep(&chunk, kept),
+                    None => chunk,
+                };
                 self.settle_skipped(now, output, lane, stored.last, &chunk);
                 let queue = self.waiting.lane(lane);
                 if queue.cursors[index].gap_record > self.commit.durable {
@@ -80,24 +85,29 @@ impl Core {
                 effects.push(Effect::Offer { output, lane, chunk, from, age });
             }
             None => {
-                self.damage.outbox_blocks += 1;
-                let points: u32 = stored.counts.iter().sum();
-                effects.push(Effect::Log { error: true, message: format!("outbox block is damaged: {points} points for all outputs") });
-                // For every output at once: it is one block, counted once, and who has not read it yet need not try.
-                for other in 0..stored.counts.len() as u16 {
-                    let expired = |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() };
-                    let points = u64::from(stored.counts[usize::from(other)]);
-                    let ahead = self.waiting.lane(lane).cursors[usize::from(other)].sent < stored.first;
-                    if other == output || !ahead {
-                        self.expire(now, other, lane, &stored, expired);
-                    } else if points > 0 {
-                        // What it has not read in front of the block is whole.
-                        let (after, upto, counts) = (before(stored.first), stored.last, expired(points));
-                        self.record(now, &Record::Expired { output: other, lane, after, upto, counts });
-                    }
-                }
+                self.damaged(now, output, lane, &stored, effects);
                 let cursor = &mut self.waiting.lane(lane).cursors[index];
                 cursor.sent = cursor.sent.max(stored.last);
+            }
+        }
+    }
+
+    /// A block of the outbox can't be read, by whoever asked for it.
+    pub(super) fn damaged(&mut self, now: Now, output: u16, lane: Lane, stored: &Stored, effects: &mut Vec<Effect>) {
+        self.damage.outbox_blocks += 1;
+        let points: u32 = stored.counts.iter().sum();
+        effects.push(Effect::Log { error: true, message: format!("outbox block is damaged: {points} points for all outputs") });
+        // For every output at once: it is one block, counted once, and who has not read it yet need not try.
+        for other in 0..stored.counts.len() as u16 {
+            let expired = |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() };
+            let points = u64::from(stored.counts[usize::from(other)]);
+            let ahead = self.waiting.lane(lane).cursors[usize::from(other)].sent < stored.first;
+            if other == output || !ahead {
+                self.expire(now, other, lane, stored, expired);
+            } else if points > 0 {
+                // What it has not read in front of the block is whole.
+                let (after, upto, counts) = (before(stored.first), stored.last, expired(points));
+                self.record(now, &Record::Expired { output: other, lane, after, upto, counts });
             }
         }
     }
@@ -206,7 +216,8 @@ impl Core {
         self.last_observed = self.clock.observed(now);
         let bytes: u64 = self.waiting.lanes.iter().map(super::waiting::LaneQueue::disk_bytes).sum();
         let old = self.age_deadline().is_some_and(|at| at <= self.last_observed);
-        if bytes > self.spec.storage.outbox_bytes_max {
+        let thins = self.spec.storage.on_full == OnFull::Downsample && self.failed.is_none();
+        if bytes > self.spec.storage.outbox_bytes_max && !thins {
             self.give_up_oldest(now, |points| DeliveryCounts { expired_bytes: points, ..DeliveryCounts::default() });
         } else if old {
             self.give_up_oldest(now, |points| DeliveryCounts { expired_age: points, ..DeliveryCounts::default() });
@@ -312,12 +323,12 @@ fn as_block(held: &Held) -> Stored {
         last: held.last,
         counts: held.counts.clone(),
         observed: held.observed,
-        dropped: false,
+        ..Stored::default()
     }
 }
 
 /// The identity just before another.
-fn before(identity: Identity) -> Identity {
+pub(super) fn before(identity: Identity) -> Identity {
     match identity.ordinal.checked_sub(1) {
         Some(ordinal) => Identity { ordinal, ..identity },
         None => Identity { record: identity.record.saturating_sub(1), ordinal: u32::MAX },

@@ -48,6 +48,8 @@ pub struct OutputLine {
     pub expired_disk: u64,
     /// Edge actions past their time.
     pub expired_stale: u64,
+    /// Left out to make room for the rest: of each series every second one goes.
+    pub expired_downsampled: u64,
     /// Waiting in memory.
     pub waiting_memory: u64,
     /// Waiting in the outbox.
@@ -150,8 +152,9 @@ impl Ledger {
             check(format!("operator {}: in = applied + late + future + overflow + conflict + undefined", operator.name), c.r#in, settled);
         }
         for output in &self.outputs {
-            let settled =
-                output.delivered + output.rejected + output.expired_age + output.expired_bytes + output.expired_disk + output.expired_stale;
+            let expired =
+                output.expired_age + output.expired_bytes + output.expired_disk + output.expired_stale + output.expired_downsampled;
+            let settled = output.delivered + output.rejected + expired;
             check(format!("output {}: routed = settled + waiting", output.name), output.routed, settled + output.waiting());
         }
         residues

@@ -25,6 +25,7 @@ mod step;
 pub mod summary;
 #[cfg(test)]
 mod tests;
+pub mod thin;
 pub mod waiting;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use self::{
     commit::Commit,
     condition::Dropping,
     pace::Pace,
+    thin::Thinning,
     waiting::{Held, Stored, Waiting},
 };
 pub use self::{
@@ -116,7 +118,7 @@ pub enum Event {
     },
     /// A block of the outbox was read: its encoded chunk, or `None` when it is damaged.
     OutboxRead {
-        /// Whom it is for.
+        /// Whom it is for: as it was asked.
         output: u16,
         /// Lane.
         lane: Lane,
@@ -251,7 +253,7 @@ pub enum Effect {
     },
     /// Read a block of the outbox; answer with [`Event::OutboxRead`].
     ReadOutbox {
-        /// Whom it is for.
+        /// Whom it is for; `u16::MAX`: the core itself.
         output: u16,
         /// Lane.
         lane: Lane,
@@ -354,8 +356,10 @@ pub struct Core {
     armed: i64,
     /// Chunks the running checkpoint has moved to the outbox: they come back if it fails.
     spilled: Vec<(Lane, Held)>,
-    /// Blocks it writes again elsewhere, by first identity, and where they were: that counts again if it fails.
-    moved: Vec<(Lane, Identity, OutboxPlace)>,
+    /// Blocks it writes again elsewhere, by first identity, and what they are made of: that counts again if it fails.
+    moved: Vec<(Lane, Identity, Vec<Stored>)>,
+    /// Blocks that are made smaller.
+    thinning: Thinning,
     /// Stamp of the last replayed record.
     replayed: Stamp,
     /// Observed time of the last step.

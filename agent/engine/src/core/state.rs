@@ -12,12 +12,13 @@ use super::{
     condition::Dropping,
     ledger::{DamageLine, OutputLine},
     pace::Pace,
+    thin::{Kept, Thinning},
     waiting::{Stored, Waiting},
 };
 use crate::{
     codec::{
         bytes::{Damaged, Reader, put_bytes, put_i64, put_u64},
-        record::{BlockBuilder, counts, file, put_counts, put_file, quality},
+        record::{BlockBuilder, counts, file, kept, put_counts, put_file, put_kept, quality},
     },
     operators::{Operators, SnapshotError},
     record::Stamp,
@@ -27,8 +28,10 @@ use crate::{
 };
 
 /// Version of the state's format.
-const VERSION: u64 = 3;
-/// The one before did not say which configuration it belongs to.
+const VERSION: u64 = 4;
+/// The one before knew of no results that were thinned.
+const VERSION_WITHOUT_THINNED: u64 = 3;
+/// The one before that did not say which configuration it belongs to.
 const VERSION_WITHOUT_SPEC: u64 = 2;
 
 /// Why a state can't be restored.
@@ -86,6 +89,7 @@ impl Core {
             armed: i64::MAX,
             spilled: Vec::new(),
             moved: Vec::new(),
+            thinning: Thinning::default(),
             replayed: Stamp::default(),
             last_observed: 0,
             pace: vec![Pace::start(now.steady); outputs],
@@ -103,7 +107,7 @@ impl Core {
     /// See [`StateError`].
     pub fn restore(spec: Arc<EngineSpec>, state: &[u8], outbox: &[FoundBlock], now: Now) -> Result<Self, StateError> {
         let mut reader = Reader::new(state);
-        let own = own_spec(&mut reader)?;
+        let (own, thinned) = own_spec(&mut reader)?;
         let (configured, mut unreadable) = (spec, None);
         let spec = match own.map(EngineSpec::from_bytes) {
             Some(Ok(own)) => Arc::new(own),
@@ -134,6 +138,7 @@ impl Core {
             }
         }
         core.restore_outputs(&mut reader, outbox)?;
+        core.restore_thinned(thinned)?;
         let (operators, dropped) = Operators::restore(spec, reader.take(reader.left())?, &mut core.table)?;
         core.operators = operators;
         core.dropped = unreadable.into_iter().chain(dropped).collect();
@@ -194,7 +199,7 @@ impl Core {
                     }
                 }
                 let place = places.get(&(lane, first)).copied();
-                let stored = Stored { place, first, last, counts: by_output, observed, dropped: false };
+                let stored = Stored { place, first, last, counts: by_output, observed, ..Stored::default() };
                 if place.is_some() {
                     self.checkpoint.freed[usize::from(lane)] = 0;
                     self.waiting.lanes[usize::from(lane)].stored.push_back(stored);
@@ -206,11 +211,58 @@ impl Core {
         Ok(())
     }
 
+    /// How many of each output's results were thinned out, and of which blocks what stays is still to be written.
+    fn restore_thinned(&mut self, thinned: &[u8]) -> Result<(), Damaged> {
+        if thinned.is_empty() {
+            return Ok(());
+        }
+        let mut reader = Reader::new(thinned);
+        for _ in 0..reader.count()? {
+            let (name, points) = (reader.text()?, reader.u64()?);
+            self.lines.iter_mut().filter(|line| line.name == name).for_each(|line| line.expired_downsampled = points);
+        }
+        for _ in 0..reader.count()? {
+            let kept: Kept = kept(&mut reader)?.into();
+            let (Some((first, _)), queue) = (kept.first().copied(), self.waiting.lane(Lane::Results)) else { continue };
+            queue.stored.iter_mut().filter(|b| b.first == first).for_each(|b| b.kept = Some(Arc::clone(&kept)));
+        }
+        for _ in 0..reader.count()? {
+            let first = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
+            let (level, queue) = (reader.narrow()?, self.waiting.lane(Lane::Results));
+            queue.stored.iter_mut().filter(|b| b.first == first).for_each(|b| b.level = level);
+        }
+        Ok(())
+    }
+
+    /// The reverse of [`Core::restore_thinned`]; nothing when nothing was.
+    fn put_thinned(&self, out: &mut Vec<u8>) {
+        let lines: Vec<&OutputLine> = self.lines.iter().filter(|line| line.expired_downsampled > 0).collect();
+        if lines.is_empty() {
+            return;
+        }
+        put_u64(out, lines.len() as u64);
+        for line in lines {
+            put_bytes(out, line.name.as_bytes());
+            put_u64(out, line.expired_downsampled);
+        }
+        let pending: Vec<&Kept> = self.waiting.lanes[Lane::Results as usize].stored.iter().filter_map(|b| b.kept.as_ref()).collect();
+        put_u64(out, pending.len() as u64);
+        pending.into_iter().for_each(|runs| put_kept(out, runs));
+        let thinned: Vec<&Stored> = self.waiting.lanes[Lane::Results as usize].stored.iter().filter(|b| b.level > 0).collect();
+        put_u64(out, thinned.len() as u64);
+        for block in thinned {
+            [block.first.record, u64::from(block.first.ordinal), u64::from(block.level)].into_iter().for_each(|v| put_u64(out, v));
+        }
+    }
+
     /// The state as bytes.
     pub(super) fn snapshot(&self, now: Now) -> Vec<u8> {
         let mut out = Vec::new();
         put_u64(&mut out, VERSION);
         put_bytes(&mut out, &self.spec.to_bytes());
+        let mut thinned = Vec::new();
+        self.put_thinned(&mut thinned);
+        put_bytes(&mut out, &thinned);
         put_u64(&mut out, self.next_record);
         put_u64(&mut out, self.checkpoint.number);
         put_i64(&mut out, self.clock.observed(now));
@@ -295,11 +347,12 @@ impl Core {
     }
 }
 
-/// The configuration a state belongs to; the reader stands behind it.
-pub(super) fn own_spec<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, StateError> {
+/// The configuration a state belongs to, and what it says of thinned results; the reader stands behind both.
+pub(super) fn own_spec<'a>(reader: &mut Reader<'a>) -> Result<(Option<&'a [u8]>, &'a [u8]), StateError> {
     match reader.u64()? {
-        VERSION => Ok(Some(reader.bytes()?)),
-        VERSION_WITHOUT_SPEC => Ok(None),
+        VERSION => Ok((Some(reader.bytes()?), reader.bytes()?)),
+        VERSION_WITHOUT_THINNED => Ok((Some(reader.bytes()?), &[])),
+        VERSION_WITHOUT_SPEC => Ok((None, &[])),
         version => Err(StateError::Version(version)),
     }
 }
@@ -309,7 +362,7 @@ pub(super) fn own_spec<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, 
 /// # Errors
 /// See [`StateError`]; a configuration that can't be read is [`Damaged`].
 pub fn spec_of(state: &[u8]) -> Result<Option<EngineSpec>, StateError> {
-    let own = own_spec(&mut Reader::new(state))?;
+    let (own, _) = own_spec(&mut Reader::new(state))?;
     own.map(EngineSpec::from_bytes).transpose().map_err(|_| StateError::Damaged(Damaged("a configuration that can't be read")))
 }
 

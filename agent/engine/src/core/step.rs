@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     codec::{bytes::Damaged, record},
-    record::{BatchRecord, DeliveryCounts, Record, Stamp},
+    record::{BatchRecord, Record, Stamp},
     spec::{Durability, OnStorageFailure},
 };
 
@@ -119,6 +119,7 @@ impl Core {
         self.levels(effects);
         self.settle_told(now);
         self.bounds(now);
+        self.thin(now, effects);
         self.make_room(now, effects);
         self.watch_dropping(now, effects);
         self.maybe_checkpoint(now, effects);
@@ -238,7 +239,7 @@ impl Core {
         if self.results.len(Lane::Alerts) > 0 || after[0] > before[0] {
             self.commit.urgent = true;
         }
-        if emitted || !self.results.is_empty() || matches!(record, Record::Expired { .. }) {
+        if emitted || !self.results.is_empty() || matches!(record, Record::Expired { .. } | Record::Thinned { .. }) {
             // Results, and what comes behind a gap, wait for their cause, so it must not wait for company.
             self.commit.wait(now.steady);
         }
@@ -265,7 +266,7 @@ impl Core {
                 if self.replaying_lane_open(*lane) {
                     self.seal(stamp.observed);
                 }
-                self.note_unrouted(index, *lane, counts);
+                self.note_unrouted(index, *lane, super::waiting::total(counts));
                 self.waiting.lane(*lane).settle(index, *upto, counts);
                 return;
             }
@@ -276,14 +277,24 @@ impl Core {
                 if self.replaying_lane_open(*lane) {
                     self.seal(stamp.observed);
                 }
-                self.note_unrouted(index, *lane, counts);
+                self.note_unrouted(index, *lane, super::waiting::total(counts));
                 self.waiting.lane(*lane).give_up(index, (*after, *upto), counts);
                 self.waiting.lane(*lane).cursors[index].gap_record = sequence;
                 let spilled = self.spilled.iter_mut().filter(|(l, _)| l == lane).map(|(_, h)| (h.chunk.identity(0), h.last, &mut h.counts));
                 super::waiting::take_off(spilled, index, (*after, *upto), super::waiting::total(counts));
+                let moved = self.moved.iter_mut().filter(|(l, ..)| l == lane).flat_map(|(.., of)| of.iter_mut());
+                let moved = moved.map(|b| (b.first, b.last, &mut b.counts));
+                super::waiting::take_off(moved, index, (*after, *upto), super::waiting::total(counts));
                 // A full disk may have had the blocks removed before a checkpoint forgot them.
                 let lost = self.lost.iter_mut().filter(|(l, _)| *l == *lane as u8).map(|(_, b)| (b.first, b.last, &mut b.counts));
                 super::waiting::take_off(lost, index, (*after, *upto), super::waiting::total(counts));
+                return;
+            }
+            Record::Thinned { kept, points } => {
+                if self.replaying_lane_open(Lane::Results) {
+                    self.seal(stamp.observed);
+                }
+                self.note_thinned(sequence, kept, points);
                 return;
             }
             Record::Tick | Record::Finish | Record::Condition { .. } => {}
@@ -466,10 +477,10 @@ impl Core {
     }
 
     /// Settled points that nobody knows to have been routed: results of records that are lost, or else a mistake that the ledger is to show.
-    fn note_unrouted(&mut self, output: usize, lane: Lane, counts: &DeliveryCounts) {
+    pub(super) fn note_unrouted(&mut self, output: usize, lane: Lane, points: u64) {
         let outstanding = self.waiting.lane(lane).cursors.get(output).map_or(0, |c| c.outstanding);
         if let Some(unrouted) = self.unrouted.get_mut(output) {
-            *unrouted += super::waiting::total(counts).saturating_sub(outstanding);
+            *unrouted += points.saturating_sub(outstanding);
         }
     }
 

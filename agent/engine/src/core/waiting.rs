@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use weir_plugin_api::{Chunk, Identity, Lane};
 
-use super::OutboxPlace;
+use super::{OutboxPlace, thin::Kept};
 use crate::record::DeliveryCounts;
 
 /// A chunk in memory.
@@ -37,6 +37,10 @@ pub struct Stored {
     pub observed: i64,
     /// Its file was given up to a full disk: only memory has it.
     pub dropped: bool,
+    /// What stays of it, where its file has more: it is written again.
+    pub kept: Option<Kept>,
+    /// How often it was thinned.
+    pub level: u32,
 }
 
 /// One output's way through one lane.

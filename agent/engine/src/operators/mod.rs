@@ -118,7 +118,7 @@ impl Operators {
                 let (_, out) = self.split(stamp, results);
                 out.alerts.condition((*condition, subject), *active, *value, time, out.results, &out.now);
             }
-            Record::Tick | Record::Config { .. } | Record::Delivered { .. } | Record::Expired { .. } => {}
+            Record::Tick | Record::Config { .. } | Record::Delivered { .. } | Record::Expired { .. } | Record::Thinned { .. } => {}
         }
         let (stage, mut out) = self.split(stamp, results);
         stage.end_record(&mut out);

@@ -146,6 +146,15 @@ fn line(block: &JournalBlock, seen: &Seen<'_>, out: &mut impl Write) -> io::Resu
             let (state, about) = (if *active { "begins" } else { "ends" }, if subject.is_empty() { "" } else { " of " });
             writeln!(out, "condition {}{about}{subject} {state}, {}", condition.name(), words::count(*value, "point"))
         }
+        Record::Thinned { kept, points } => {
+            let stays: u64 = kept.iter().map(|(_, length)| u64::from(*length)).sum();
+            let range = kept.first().zip(kept.last()).map_or_else(String::new, |((first, _), (last, length))| {
+                let end = last.ordinal.saturating_add(length - 1);
+                format!(" from {} to {}", words::identity(*first), words::identity(Identity { ordinal: end, ..*last }))
+            });
+            let gone: String = points.iter().map(|(output, n)| format!(", {} {n} less", name(seen.outputs, *output))).collect();
+            writeln!(out, "thinned{range}: {} left{gone}", words::count(stays, "point"))
+        }
         Record::Expired { output, lane, after, upto, counts } => {
             let (output, lane) = (name(seen.outputs, *output), words::lane(*lane as u8));
             let range = |i: &Identity| words::identity(*i);

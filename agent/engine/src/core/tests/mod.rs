@@ -8,6 +8,7 @@ mod condition;
 mod configuration;
 mod overload;
 mod recovery;
+mod thin;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -242,8 +243,9 @@ impl World {
     /// The points offered among these effects, reads of the outbox performed.
     pub fn offered(&mut self, output: u16, mut effects: Vec<Effect>) -> Vec<(Identity, f64)> {
         for _ in 0..100 {
-            let read =
-                effects.iter().find_map(|e| if let Effect::ReadOutbox { lane, place, .. } = e { Some((*lane, *place)) } else { None });
+            let read = effects.iter().find_map(|e| {
+                if let Effect::ReadOutbox { lane, place, output: to } = e { (*to == output).then_some((*lane, *place)) } else { None }
+            });
             let Some((lane, place)) = read else { return self.points(output, &effects) };
             let bytes = self.outbox.get(&place).map(|b| b.bytes.clone());
             effects = self.step(Event::OutboxRead { output, lane, place, bytes });
