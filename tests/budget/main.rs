@@ -2,15 +2,18 @@
 //! time, latency, wake-ups and size. Prints one line per figure and judges nothing: compare two builds in one sitting.
 //!
 //! `cargo bench -p weir --bench budget [-- name …] ` runs all parts, or those whose names are given:
-//! `windows forward mqtt1 mqtt0 latency idle size`. `WEIR_BUDGET_POINTS` sets the points of the throughput parts, `WEIR_BINARY` measures
-//! another binary, such as the release build.
+//! `windows journal recovery stall forward drain outage kills mqtt1 mqtt0 latency idle size`. `WEIR_BUDGET_POINTS` sets the points of the
+//! throughput parts, `WEIR_BINARY` measures another binary, such as the release build. `journal` and `stall` measure code that is linked
+//! into the benchmark, whatever binary that is.
 
 #[path = "../support/mod.rs"]
 #[allow(dead_code)]
 mod support;
 
 mod http;
+mod journal;
 mod mqtt;
+mod outage;
 mod process;
 
 use std::{
@@ -26,6 +29,8 @@ use support::{eventually, free_port, servers};
 
 /// Series in the generated load.
 const SERIES: u64 = 1000;
+/// Time of the first generated point.
+const LINE_TIME: u64 = 1_700_000_000_000_000_000;
 /// A broker that does not write its state with every change: what is measured is the agent, not the broker's disk.
 const LAZY: &str = "autosave_interval 0\nautosave_on_changes false";
 
@@ -36,11 +41,33 @@ fn main() {
     if runs("size") {
         size();
     }
-    if runs("windows") {
-        windows(points);
+    if runs("windows") || runs("journal") {
+        let whole = windows(points);
+        if runs("journal") {
+            let journal = journal::cost(points);
+            println!(
+                "journal: {journal:.3} CPU s of them, {:.0} % more than without (recording, compressing, writing and syncing the same points)",
+                journal / (whole - journal) * 100.0
+            );
+        }
+    }
+    if runs("recovery") {
+        journal::recovery();
+    }
+    if runs("stall") {
+        journal::stall(100_000);
     }
     if runs("forward") {
         forward(points);
+    }
+    if runs("drain") {
+        outage::drain(points);
+    }
+    if runs("outage") {
+        outage::outage(false);
+    }
+    if runs("kills") {
+        outage::outage(true);
     }
     if runs("mqtt1") {
         mqtt_windows(points / 4, 1);
@@ -63,11 +90,8 @@ fn folder() -> tempfile::TempDir {
 /// Line protocol with three fields, `SERIES` series, a second between the points of one series.
 fn line(number: u64, out: &mut Vec<u8>) {
     let (series, step) = (number % SERIES, number / SERIES);
-    let time = 1_700_000_000_000_000_000 + step * 1_000_000_000 + series * 1_000;
-    let value = |salt: u64| {
-        let mixed = (number + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-        (mixed % 10_000) as f64 / 100.0
-    };
+    let time = LINE_TIME + step * 1_000_000_000 + series * 1_000;
+    let value = |salt: u64| number_value(number, salt);
     writeln!(
         out,
         "climate,device=sensor{series:04},site=hall{} temperature={:.2},humidity={:.2},pressure={:.2} {time}",
@@ -79,19 +103,41 @@ fn line(number: u64, out: &mut Vec<u8>) {
     .expect("memory");
 }
 
+/// Two decimals that nobody can guess.
+fn number_value(number: u64, salt: u64) -> f64 {
+    let mut mixed = number.wrapping_mul(4).wrapping_add(salt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed >> 33) as f64 % 10_000.0 / 100.0
+}
+
+/// Waits for something that may have to wait for a delayed try.
+fn wait_long(what: &str, probe: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !probe() {
+        assert!(start.elapsed() < Duration::from_secs(180), "still not: {what}");
+        std::thread::park_timeout(Duration::from_millis(15));
+    }
+}
+
 fn size() {
     let bytes = fs::metadata(process::binary()).expect("the binary").len();
     println!("binary: {:.2} MB (as built, {})", bytes as f64 / 1e6, process::binary().display());
 }
 
 fn write_config(directory: &Path, text: &str) {
-    let text =
-        format!("{text}\n[storage]\ndirectory = {:?}\n[status]\nsocket = {:?}\n", directory.join("state"), directory.join("control.sock"));
+    write_config_with(directory, text, "");
+}
+
+/// With more options of `[storage]`.
+fn write_config_with(directory: &Path, text: &str, storage: &str) {
+    let (state, socket) = (directory.join("state"), directory.join("control.sock"));
+    let text = format!("{text}\n[storage]\ndirectory = {state:?}\n{storage}\n[status]\nsocket = {socket:?}\n");
     fs::write(directory.join("weir.toml"), text).expect("the configuration is written");
 }
 
-/// Line protocol on standard input → 10 s windows → file, journal on, `--once`.
-fn windows(points: u64) {
+/// Line protocol on standard input → 10 s windows → file, journal on, `--once`; CPU seconds.
+fn windows(points: u64) -> f64 {
     let directory = folder();
     let path = directory.path();
     let mut load = Vec::new();
@@ -112,6 +158,7 @@ fn windows(points: u64) {
         (user + system) * 1e6 / points as f64,
         output.status.success()
     );
+    user + system
 }
 
 /// InfluxDB v2 writes in, line protocol out over HTTP, journal on.

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
+    ops::{AddAssign, SubAssign},
     os::unix::net::{UnixDatagram, UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -18,6 +19,42 @@ const TICKS: f64 = 100.0;
 /// The binary: `WEIR_BINARY`, or the one built with the benchmarks.
 pub fn binary() -> PathBuf {
     std::env::var_os("WEIR_BINARY").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_weir")), PathBuf::from)
+}
+
+/// What a process has used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// CPU seconds of its own code.
+    pub user: f64,
+    /// CPU seconds the kernel spent for it.
+    pub system: f64,
+    /// Bytes it made the kernel write to disks, in whole pages of its cache.
+    pub written: u64,
+}
+
+impl Usage {
+    /// CPU seconds, user and system.
+    pub fn cpu(&self) -> f64 {
+        self.user + self.system
+    }
+}
+
+impl AddAssign for Usage {
+    fn add_assign(&mut self, more: Self) {
+        *self = Self { user: self.user + more.user, system: self.system + more.system, written: self.written + more.written };
+    }
+}
+
+impl SubAssign for Usage {
+    fn sub_assign(&mut self, less: Self) {
+        *self = Self { user: self.user - less.user, system: self.system - less.system, written: self.written - less.written };
+    }
+}
+
+/// CPU seconds of this thread, user and system.
+pub fn own_cpu() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// A running agent.
@@ -77,11 +114,30 @@ impl Watched {
 
     /// CPU seconds so far, user and system.
     pub fn cpu(&self) -> f64 {
+        self.usage().cpu()
+    }
+
+    /// What it has used so far.
+    pub fn usage(&self) -> Usage {
         let stat = self.stat("stat");
         // The name in parentheses may hold spaces; utime and stime are fields 14 and 15.
         let rest: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-        let ticks: f64 = rest.iter().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
-        ticks / TICKS
+        let seconds = |field: usize| rest.get(field).and_then(|t| t.parse::<f64>().ok()).unwrap_or(0.0) / TICKS;
+        let io = self.stat("io");
+        let written = io.lines().find_map(|l| l.strip_prefix("write_bytes: ")?.parse().ok()).unwrap_or(0);
+        Usage { user: seconds(11), system: seconds(12), written }
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Stops it in order.
+    pub fn terminate(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        self.child.wait().expect("it ends");
     }
 
     fn status_kb(&self, key: &str) -> f64 {
@@ -144,7 +200,8 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.terminate();
+        }
     }
 }
