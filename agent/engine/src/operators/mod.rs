@@ -88,6 +88,8 @@ pub struct Operators {
     stage: Stage,
     alerts: Alerts,
     names: Names,
+    /// Of the last snapshot: the next one is made without moving what is written.
+    size: std::cell::Cell<snapshot::Size>,
 }
 
 impl Operators {
@@ -100,6 +102,7 @@ impl Operators {
             stage: Stage::new(Arc::clone(&spec)),
             alerts: Alerts::new(Arc::clone(&spec)),
             names: Names { complete: "complete".into(), revision: "revision".into() },
+            size: std::cell::Cell::default(),
             spec,
         }
     }

@@ -16,6 +16,7 @@ use weir_plugin_api::{Cell, Kind, Series, SeriesParts, Value};
 use super::{
     EngineCounts, OperatorCounts, Operators,
     time::{PartitionTime, Partitions, WallClock, partition_index},
+    window::WindowOperator,
 };
 use crate::{record::ClockQuality, series::SeriesTable, spec::EngineSpec};
 
@@ -41,6 +42,14 @@ pub enum SnapshotError {
     /// It ends early or contradicts itself.
     #[error("state is damaged at byte {0}")]
     Damaged(usize),
+}
+
+/// What the last snapshot took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Size {
+    bytes: usize,
+    /// Its list of field names.
+    names: usize,
 }
 
 /// What a snapshot holds of one window or alert.
@@ -422,7 +431,15 @@ pub(super) fn meaning(text: &str) -> u64 {
 impl Operators {
     /// Appends everything there is to know to `out`.
     pub fn snapshot(&self, table: &SeriesTable, out: &mut Vec<u8>) {
-        let mut w = Writer { bytes: Vec::new(), table, spec: &self.spec, fields: Vec::new(), names: Vec::new(), places: Vec::new() };
+        let (start, Size { bytes, names: room }) = (out.len(), self.size.get());
+        let about: usize = self.stage.windows.iter().map(WindowOperator::bytes_about).sum();
+        out.reserve((bytes + bytes / 16).max(about));
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        // The names stand in front of what refers to them and are known behind it: they have as much room as they took last time.
+        out.resize(start + HEADER + room, 0);
+        let bytes = std::mem::take(out);
+        let mut w = Writer { bytes, table, spec: &self.spec, fields: Vec::new(), names: Vec::new(), places: Vec::new() };
         w.i64(self.clock.offset);
         w.u8(self.clock.quality as u8);
         w.option(self.clock.offset_max);
@@ -440,20 +457,23 @@ impl Operators {
         self.alerts.conditions.write(&mut w, &self.spec);
         w.u64(self.stage.counts.rejected_type);
         self.types.write(&mut w, table);
-        let Writer { bytes: body, names, .. } = w;
-        let start = out.len();
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&(names.len() as u32).to_le_bytes());
+        let Writer { bytes, names, .. } = w;
+        *out = bytes;
+        let mut list = (names.len() as u32).to_le_bytes().to_vec();
         for id in names {
             let name = &table.fields()[usize::from(id)];
-            out.extend_from_slice(&(name.len() as u32).to_le_bytes());
-            out.extend_from_slice(name.as_bytes());
+            list.extend_from_slice(&(name.len() as u32).to_le_bytes());
+            list.extend_from_slice(name.as_bytes());
         }
-        out.extend_from_slice(&body);
+        let place = start + HEADER..start + HEADER + room;
+        if list.len() == room {
+            out[place].copy_from_slice(&list);
+        } else {
+            out.splice(place, list.iter().copied());
+        }
         let checksum = crc32c::crc32c(&out[start + HEADER..]);
         out[start + 6..start + HEADER].copy_from_slice(&checksum.to_le_bytes());
+        self.size.set(Size { bytes: out.len() - start, names: list.len() });
     }
 
     /// The state a snapshot holds, as far as `spec` still has a use for it, and in words what was dropped because its meaning changed.

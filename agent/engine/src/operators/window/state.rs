@@ -31,6 +31,14 @@ impl WindowOperator {
         window_meaning(self.window(), &self.spec)
     }
 
+    /// What [`WindowOperator::write`] will take, roughly.
+    pub fn bytes_about(&self) -> usize {
+        const GROUP: usize = 192;
+        const PANE: usize = 32;
+        const FIELDS: usize = 3;
+        GROUP * self.groups.len() + (PANE + FIELDS * 8 * self.layout.stride) * self.panes
+    }
+
     pub fn write(&self, w: &mut Writer<'_>, partitions: &Partitions) {
         self.counts.fields().iter().for_each(|(_, v)| w.u64(*v));
         w.u32(self.groups.len() - self.free.len());
