@@ -60,6 +60,8 @@ pub trait Files {
     /// # Errors
     /// [`StoreError::Io`].
     fn truncate(&mut self, name: &str, length: u64) -> Result<(), StoreError>;
+    /// A hint: what is on the disk of a file need not be in memory too, it is written over next.
+    fn written_over(&mut self, _name: &str) {}
 }
 
 /// Tries before a page counts as unreadable: what a second look would find must not be given up.
@@ -209,5 +211,13 @@ impl Files for RealFiles {
     fn truncate(&mut self, name: &str, length: u64) -> Result<(), StoreError> {
         let cut = self.handle(name, Operation::Write)?.set_len(length);
         cut.map_err(|e| self.error(Operation::Write, name, e))
+    }
+
+    // What was written or read in large pieces lies in the page cache in large pieces, and a kernel that keeps them so (Linux does for ext4 since
+    // 6.16) counts, and on some file systems writes, a whole piece for each page of it that is new.
+    fn written_over(&mut self, name: &str) {
+        if let Ok(file) = self.handle(name, Operation::Read) {
+            let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+        }
     }
 }

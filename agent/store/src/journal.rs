@@ -363,6 +363,7 @@ impl Journal {
         if let Some(next) = order.into_iter().find(|i| self.is_free(*i) && !self.files[*i].given_up && self.files[*i].bytes >= bytes) {
             self.files[next].last_record = 0;
             (self.current, self.at) = (next, 0);
+            files.written_over(&self.files[next].name);
             return Ok(());
         }
         self.current = usize::MAX;
@@ -377,6 +378,7 @@ impl Journal {
             let _ = files.remove(&name);
             return Err(error);
         }
+        files.written_over(&name);
         self.files.push(JournalFile { name, bytes: size, last_record: 0, given_up: false });
         (self.current, self.at) = (self.files.len() - 1, 0);
         Ok(())
