@@ -11,3 +11,4 @@ mod gpio;
 pub mod inputs;
 pub mod net;
 pub mod outputs;
+pub mod power_fail;

@@ -258,6 +258,28 @@ fn a_disk_that_swallows_dead_letters_holds_up_neither_delivery_nor_a_stop() {
 }
 
 #[test]
+fn a_dead_disk_that_stalls_everything_is_told_to_the_actions_past_the_store() {
+    let directory = folder();
+    let (server, ops) = (Scripted::start(TAKES), Scripted::start(TAKES));
+    append(directory.path(), "m a=1 1700000001000000000\n");
+    let action = format!("[[actions.webhook]]\nalias = \"ops\"\nurl = \"http://127.0.0.1:{}/\"\n", ops.port);
+    Agent::write_config(directory.path(), &(config(server.port, "alert_actions = [\"ops\"]\n", "5s") + &action));
+    // A forbidden write is told by a signal, too, and that must not end the agent.
+    let agent = Agent::spawn_under(directory.path(), &["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
+    eventually("the first reading", || server.taken().contains("a=1").then_some(()));
+    let limited = std::process::Command::new("prlimit").args(["--pid", &agent.pid().to_string(), "--fsize=0:"]).status();
+    assert!(limited.expect("prlimit runs").success());
+    append(directory.path(), "m a=2 1700000002000000000\n");
+    let told = eventually("the action is told", || Some(ops.taken()).filter(|t| !t.is_empty()));
+    assert!(told.contains("storage_failed") && told.contains("firing") && told.contains("storage_failed/unsafe/"), "{told}");
+    let (_, metrics) = agent.get("/metrics").expect("metrics");
+    assert!(metrics.contains("weir_storage_failed 1"), "{metrics}");
+    assert!(!server.taken().contains("a=2"), "no reading leaves");
+    agent.kill();
+    assert_eq!(ops.requests(), 1, "once");
+}
+
+#[test]
 fn a_dead_disk_is_told_by_the_delivery_that_goes_on_without_it() {
     let directory = folder();
     let server = Scripted::start(TAKES);

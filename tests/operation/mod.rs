@@ -2,6 +2,7 @@
 
 mod delivery;
 mod overload;
+mod power_fail;
 mod reload;
 mod writes;
 

@@ -354,7 +354,7 @@ impl Simulator {
                 Effect::Offer { output, lane, chunk, from, .. } => self.sinks[usize::from(output)].offer(lane, &chunk, from)?,
                 Effect::Arm { at } => self.armed = at,
                 Effect::Log { error: true, message } if !self.plan.may_complain() => return Err(format!("logged: {message}")),
-                Effect::Recycle { .. } | Effect::Level { .. } | Effect::Log { .. } => {}
+                Effect::Recycle { .. } | Effect::Level { .. } | Effect::Alarm { .. } | Effect::Log { .. } => {}
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! The commands of `weir`, a file each, and what they share: how a configuration is named, and the exit codes.
 
 mod check;
+mod checkpoint;
 #[cfg(feature = "demo")]
 mod demo;
 mod plugins;
@@ -43,6 +44,8 @@ enum Command {
     Demo(demo::Demo),
     /// Ask the running agent what came in, what became of it and what waits where.
     Status(status::Status),
+    /// Have the running agent commit and checkpoint now, as before the power goes, and wait until it has; `kill -USR1` does the same.
+    Checkpoint(checkpoint::Checkpoint),
     /// Look into a state directory: list, print, verify, export; nothing in it is changed.
     Store(store::Store),
     /// Check a configuration and say what it does.
@@ -61,6 +64,7 @@ impl Cli {
             #[cfg(feature = "demo")]
             Command::Demo(command) => command.run(),
             Command::Status(command) => command.run(),
+            Command::Checkpoint(command) => command.run(),
             Command::Store(command) => command.run(),
             Command::Check(command) => command.run(),
             Command::SampleConfig(command) => command.run(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use weir_plugin_api::plugin::{InternalPoint, Stop};
 
 use super::{ConfigArgs, DONE, FAILED, WRONG, show};
@@ -140,6 +140,14 @@ pub fn run(config: Config, options: &RunOptions, core: &SharedCore, reload: impl
 async fn generations(mut config: Config, options: &RunOptions, core: &SharedCore, reload: impl Fn() -> Option<Config>) -> u8 {
     let clock = Arc::new(SystemClock::default());
     let writes = SharedWrites::new(clock.clone());
+    // From the very start: before there is an agent it must not end the process, and it is answered once there is one.
+    let mut asked = match signal(SignalKind::user_defined1()) {
+        Ok(asked) => asked,
+        Err(error) => {
+            tracing::error!(%error, "can't listen for signals");
+            return FAILED;
+        }
+    };
     loop {
         let (status, hash) = (config.status.clone(), config.hash);
         let running = match start(config, options, &clock, &writes) {
@@ -148,7 +156,7 @@ async fn generations(mut config: Config, options: &RunOptions, core: &SharedCore
         };
         tracing::debug!(configuration = format!("{hash:016x}"), "configuration in force");
         core.set(&running.core);
-        match generation(running, status, options, &reload).await {
+        match generation(running, status, options, &mut asked, &reload).await {
             Ok(next) => {
                 notify::reloading();
                 config = *next;
@@ -174,13 +182,16 @@ async fn generation(
     mut running: Running,
     status: StatusOptions,
     options: &RunOptions,
+    asked: &mut Signal,
     reload: &impl Fn() -> Option<Config>,
 ) -> Result<Box<Config>, u8> {
     let (served, servers) = serve(&running, status, options);
     served.ready.request();
+    let watched = Stop::default();
+    let watch = running.power_fail.take().map(|line| tokio::spawn(line.watch(watched.clone(), power_fails(&running))));
     notify::ready();
     tracing::info!(directory = %running.directory.display(), inputs = running.names.inputs.len(), outputs = running.names.outputs.len(), "running");
-    let ending = wait(&mut running, reload).await;
+    let ending = wait(&mut running, asked, reload).await;
     if matches!(ending, Ending::Stop) {
         notify::stopping();
     }
@@ -189,6 +200,11 @@ async fn generation(
         Ending::Stop | Ending::Reload(_) => running.stop().await,
     };
     servers.end().await;
+    // To the last: the line is free for the next agent then, which looks at its level.
+    watched.request();
+    if let Some(watch) = watch {
+        let _ = watch.await;
+    }
     for residue in ended.ledger.iter().flat_map(weir_engine::core::Ledger::residues) {
         tracing::error!(%residue, "the ledger does not balance");
     }
@@ -203,6 +219,17 @@ async fn generation(
         Ending::Stop => Err(DONE),
         Ending::Finished { .. } if ended.failed || ended.undelivered > 0 => Err(FAILED),
         Ending::Finished { .. } => Err(DONE),
+    }
+}
+
+/// What is done when the power-fail line becomes active.
+fn power_fails(running: &Running) -> impl FnMut() + Send + 'static {
+    let checkpoints = running.checkpoints.clone();
+    move || {
+        tracing::warn!("the power is about to go");
+        let checkpoints = checkpoints.clone();
+        // It says itself how it went.
+        tokio::spawn(async move { checkpoints.make("power_fail").await });
     }
 }
 
@@ -230,6 +257,7 @@ fn serve(running: &Running, status: StatusOptions, options: &RunOptions) -> (Arc
     let shown = Arc::new(Shown {
         engine: Arc::clone(&running.engine),
         core: running.core.clone(),
+        checkpoints: running.checkpoints.clone(),
         health: running.health.clone(),
         writes: running.writes.clone(),
         endurance_bytes: running.endurance_bytes,
@@ -249,7 +277,7 @@ fn serve(running: &Running, status: StatusOptions, options: &RunOptions) -> (Arc
 }
 
 /// Waits for whatever ends this agent. A reload that is refused ends nothing.
-async fn wait(running: &mut Running, reload: &impl Fn() -> Option<Config>) -> Ending {
+async fn wait(running: &mut Running, asked: &mut Signal, reload: &impl Fn() -> Option<Config>) -> Ending {
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
         tracing::error!("can't listen for signals");
@@ -266,6 +294,11 @@ async fn wait(running: &mut Running, reload: &impl Fn() -> Option<Config>) -> En
                 }
                 None => tracing::error!("new configuration refused, the old one goes on"),
             },
+            _ = asked.recv() => {
+                let checkpoints = running.checkpoints.clone();
+                // It says itself how it went.
+                tokio::spawn(async move { checkpoints.make("SIGUSR1").await });
+            }
             failed = running.inputs_end() => return Ending::Finished { failed },
         }
     }

@@ -132,6 +132,10 @@ fn check(merged: &Merged, hash: u64, context: &Context<'_>) -> Option<Config> {
     let agent_alerts = operators::agent_alerts(merged, &agent.table, &outputs.names, context);
     nothing_to_do(merged, context);
     let (storage, storage_options) = storage?;
+    if let Some(line) = &storage_options.power_fail {
+        let place = merged.storage.table.get("power_fail").map_or_else(Place::default, |node| node.place.clone());
+        claims.take(&[line.claim()], "storage.power_fail", &place, context);
+    }
     let engine = EngineSpec {
         inputs: inputs.specs,
         outputs: outputs.specs,
@@ -154,6 +158,7 @@ fn check(merged: &Merged, hash: u64, context: &Context<'_>) -> Option<Config> {
         directory: storage_options.directory,
         dead_letter_bytes_max: storage_options.dead_letter_bytes_max,
         endurance_bytes: storage_options.endurance_bytes,
+        power_fail: storage_options.power_fail,
         status: status?,
         hash,
     })

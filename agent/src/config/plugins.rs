@@ -237,7 +237,8 @@ fn window_messages(section: &Section<'_>, entry: &InputEntry) -> u32 {
 pub struct Claims(Vec<(String, String, Place)>);
 
 impl Claims {
-    fn take(&mut self, claims: &[String], plugin: &str, place: &Place, context: &Context<'_>) {
+    /// Notes what a plugin takes, or says who has it.
+    pub fn take(&mut self, claims: &[String], plugin: &str, place: &Place, context: &Context<'_>) {
         for claim in claims {
             match self.0.iter().find(|(known, _, _)| overlap(known, claim)) {
                 Some((_, owner, before)) => {

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use weir_engine::spec::{Durability, Limits, OnFull, OnStorageFailure, OnTypeConflict, StorageSpec, TimeSpec};
 use weir_plugin_api::options::{Item, Section, Size};
+use weir_plugins::power_fail::PowerFail;
 
 use super::{
     context::{Context, check_name, nanos, positive_nanos},
@@ -187,6 +188,10 @@ weir_plugin_api::options! {
         /// What the disk may have written to it over its life, such as "10TiB" (its maker's TBW): `weir status` then says how many years
         /// that lasts. Where that is not stated, a guess such as 300 times the size of the card. 0: nothing is said.
         endurance_bytes: Size = Size(0),
+        /// A GPIO line that says that the power is about to go, of a UPS or a supervisor: everything is committed and checkpointed at once when
+        /// it becomes active. `chip`, `line`, and if need be `active` (low or high), `bias`, `debounce`. Without such a line: `weir checkpoint`
+        /// or SIGUSR1. Example: { chip = "gpiochip0", line = 17, active = "low" }.
+        power_fail: Option<PowerFail> = None,
         /// When the disk fails: `stall` stops taking readings in, `continue` goes on from memory.
         on_storage_failure: OnFailureWord = OnFailureWord::Stall,
     }
@@ -423,6 +428,8 @@ pub struct StorageOptions {
     pub dead_letter_bytes_max: u64,
     /// Endurance of the disk.
     pub endurance_bytes: u64,
+    /// The line that says that the power goes.
+    pub power_fail: Option<PowerFail>,
 }
 
 /// Reads `[storage]`: the core's part, and the rest.
@@ -480,7 +487,7 @@ pub fn storage(merged: &Merged, context: &Context<'_>) -> Option<(StorageSpec, S
     section.finish(&[]);
     let directory = table.directory.map(|p| p.0);
     let (dead_letter_bytes_max, endurance_bytes) = (table.dead_letter_bytes_max.0, table.endurance_bytes.0);
-    Some((spec, StorageOptions { directory, dead_letter_bytes_max, endurance_bytes }))
+    Some((spec, StorageOptions { directory, dead_letter_bytes_max, endurance_bytes, power_fail: table.power_fail }))
 }
 
 /// Reads `[status]`.

@@ -8,6 +8,7 @@ use weir_plugin_api::{
     filter::Filter,
     plugin::{AnyAction, BuiltInput, Output},
 };
+use weir_plugins::power_fail::PowerFail;
 
 /// Everything `weir run` needs.
 pub struct Config {
@@ -27,6 +28,8 @@ pub struct Config {
     pub dead_letter_bytes_max: u64,
     /// What the disk may have written to it over its life, bytes; 0: not known.
     pub endurance_bytes: u64,
+    /// The line that says that the power goes.
+    pub power_fail: Option<PowerFail>,
     /// The control socket and the optional TCP listener.
     pub status: StatusOptions,
     /// A hash of the whole configuration as read, variables substituted.

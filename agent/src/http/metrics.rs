@@ -59,6 +59,7 @@ fn is_gauge(field: &str) -> bool {
         "failing",
         "held_until",
         "bound_by_budget",
+        "last_",
         "minute_",
         "day_",
         "endurance_",

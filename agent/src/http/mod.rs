@@ -1,5 +1,5 @@
 //! The status server: `/health`, `/ready`, `/status` and `/metrics` on the control socket, and on a TCP address when one is set;
-//! `/configuration` on the control socket only.
+//! `/configuration` and `POST /checkpoint` on the control socket only.
 
 mod metrics;
 pub mod report;
@@ -14,13 +14,13 @@ use axum::{
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use tokio::net::{TcpListener, UnixListener};
 use weir_engine::spec::EngineSpec;
 use weir_plugin_api::plugin::Stop;
 
-use crate::run::{CoreHandle, OutputHealth, writes::SharedWrites};
+use crate::run::{CoreHandle, OutputHealth, checkpoint::OnRequest, writes::SharedWrites};
 
 /// What the server shows.
 pub struct Shown {
@@ -28,6 +28,8 @@ pub struct Shown {
     pub engine: Arc<EngineSpec>,
     /// The core.
     pub core: CoreHandle,
+    /// Checkpoints that are asked for.
+    pub checkpoints: OnRequest,
     /// Output tasks.
     pub health: Vec<Arc<OutputHealth>>,
     /// What the store has done, and how much is written.
@@ -62,7 +64,8 @@ pub async fn serve_unix(path: PathBuf, shown: Arc<Shown>, end: Stop) {
     // Whoever comes next makes its own.
     let _name = SocketName(path);
     // Only here: a port may be open to more people than may know what is configured.
-    let private = Router::new().route("/configuration", get(configuration)).with_state(Arc::clone(&shown));
+    let private = Router::new().route("/configuration", get(configuration)).route("/checkpoint", post(checkpoint));
+    let private = private.with_state(Arc::clone(&shown));
     if let Err(error) = axum::serve(listener, router(shown).merge(private)).with_graceful_shutdown(end.requested()).await {
         tracing::warn!(%error, "control socket failed");
     }
@@ -142,6 +145,14 @@ async fn configuration(State(shown): State<Arc<Shown>>) -> Response {
     match serde_json::to_string(&*shown.engine) {
         Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text + "\n").into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// For `weir checkpoint`.
+async fn checkpoint(State(shown): State<Arc<Shown>>) -> Response {
+    match shown.checkpoints.make("command").await {
+        Ok(took) => (StatusCode::OK, format!("committed and checkpointed in {} ms\n", took.as_millis())).into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason + "\n").into_response(),
     }
 }
 

@@ -157,6 +157,12 @@ impl Report {
             ("journal_used_bytes", stats.journal_used),
             ("journal_capacity_bytes", stats.journal_capacity),
         ]));
+        let asked = shown.checkpoints.counts();
+        report.store.extend(numbers(&[
+            ("checkpoints_asked", asked.asked.load(Ordering::Relaxed)),
+            ("checkpoints_asked_failed", asked.failed.load(Ordering::Relaxed)),
+            ("last_asked_ms", asked.took_ms.load(Ordering::Relaxed)),
+        ]));
         report.writes = writes(&stats, &rates, shown.endurance_bytes);
         report
     }

@@ -34,6 +34,8 @@ pub struct EdgeTask {
     pub action: Box<dyn EdgeAction>,
     /// Where alert points arrive.
     pub offers: mpsc::UnboundedReceiver<Offered>,
+    /// What it is told past the store: that the disk has failed.
+    pub alarms: mpsc::UnboundedReceiver<Notification>,
     /// The core.
     pub core: CoreHandle,
     /// For the age of notifications.
@@ -46,11 +48,18 @@ impl EdgeTask {
     /// Runs until `end` is requested.
     pub async fn run(mut self, end: Stop) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1, u64::from(self.index) ^ self.clock.steady() as u64);
+        self.core.event(Event::Want { output: self.index, lane: Lane::Alerts });
         loop {
-            self.core.event(Event::Want { output: self.index, lane: Lane::Alerts });
             let offered = tokio::select! {
                 biased;
                 () = end.requested() => return,
+                Some(alarm) = self.alarms.recv() => {
+                    let now = self.clock.steady();
+                    if self.fire(&alarm, now, &mut backoff, &end).await.is_none() {
+                        return;
+                    }
+                    continue;
+                }
                 offered = self.offers.recv() => offered,
             };
             let Some(Offered { chunk, from, age, .. }) = offered else { return };
@@ -64,6 +73,7 @@ impl EdgeTask {
                 let Some(counts) = self.fire(&notification, left_engine_at, &mut backoff, &end).await else { return };
                 self.report(chunk.identity(index), counts);
             }
+            self.core.event(Event::Want { output: self.index, lane: Lane::Alerts });
         }
     }
 

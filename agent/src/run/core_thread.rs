@@ -6,8 +6,11 @@ use std::{
 };
 
 use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
-use weir_engine::core::{Core, Effect, Event};
-use weir_plugin_api::ring::RingReceiver;
+use weir_engine::{
+    core::{Core, Effect, Event},
+    record::Condition,
+};
+use weir_plugin_api::{plugin::Notification, ring::RingReceiver};
 
 use super::{
     delivery::Offered,
@@ -18,6 +21,8 @@ use crate::sys::{clock::SystemClock, notify};
 
 /// Batches taken from one ring before the next has its turn.
 const TURN: usize = 16;
+/// Why a checkpoint that is asked for is not made.
+const FAILED: &str = "storage has failed";
 
 /// Everything the thread works with.
 pub struct CoreThread {
@@ -35,6 +40,10 @@ pub struct CoreThread {
     pub outputs: Vec<async_mpsc::UnboundedSender<Offered>>,
     /// Level actions, by index.
     pub levels: Vec<watch::Sender<Option<bool>>>,
+    /// What edge actions are told past the store, by their index among the outputs.
+    pub alarms: Vec<(u16, async_mpsc::UnboundedSender<Notification>)>,
+    /// Tags every alert carries.
+    pub tags: Vec<(String, String)>,
     /// The clocks.
     pub clock: Arc<SystemClock>,
     /// For waking it.
@@ -46,6 +55,8 @@ pub struct CoreThread {
 struct Waiting {
     settle: Vec<oneshot::Sender<()>>,
     finish: Vec<oneshot::Sender<()>>,
+    /// Number of the checkpoint that has everything, and who waits for it.
+    checkpoints: Vec<(u64, oneshot::Sender<Result<(), String>>)>,
     ending: bool,
 }
 
@@ -53,6 +64,14 @@ impl Waiting {
     /// The agent is stopping: what lies in the rings is all there will be.
     fn hurries(&self) -> bool {
         self.ending || !self.settle.is_empty() || !self.finish.is_empty()
+    }
+
+    /// Checkpoint `number` went like this: whoever waits for it or one before is told.
+    fn checkpointed(&mut self, number: u64, outcome: &Result<(), String>) {
+        for (_, reply) in self.checkpoints.extract_if(.., |(wanted, _)| *wanted <= number) {
+            // Whoever asked may have gone meanwhile.
+            let _ = reply.send(outcome.clone());
+        }
     }
 }
 
@@ -118,8 +137,12 @@ impl CoreThread {
                 Message::Event(event) => {
                     let checkpointed = matches!(event, Event::CheckpointDone { .. } | Event::CheckpointFailed { .. });
                     let failed = matches!(event, Event::CheckpointFailed { .. });
+                    let outcome = outcome(&event);
                     self.core.step(self.clock.now(), event, effects);
                     self.perform(effects, armed);
+                    if let Some((number, outcome)) = outcome {
+                        waiting.checkpointed(number, &outcome);
+                    }
                     // A full disk must not keep a stop waiting: what the last checkpoint could not hold, the journal still does.
                     let given_up = failed && !self.core.is_checkpointing();
                     if checkpointed && last_checkpoint.is_some() && (given_up || self.core.is_idle()) {
@@ -130,10 +153,29 @@ impl CoreThread {
                 Message::SetCursor { output, resume } => self.core.set_output_cursor(output, resume),
                 Message::Settle(reply) => waiting.settle.push(reply),
                 Message::Finish(reply) => waiting.finish.push(reply),
+                Message::Checkpoint(reply) => self.checkpoint(reply, effects, armed, waiting),
                 Message::End => waiting.ending = true,
             }
         }
         any
+    }
+
+    /// A checkpoint is asked for: what lies in the rings now belongs to it.
+    fn checkpoint(
+        &mut self,
+        reply: oneshot::Sender<Result<(), String>>,
+        effects: &mut Vec<Effect>,
+        armed: &mut i64,
+        waiting: &mut Waiting,
+    ) {
+        self.take_batches(effects, armed, true);
+        if self.core.is_failed() {
+            let _ = reply.send(Err(FAILED.into()));
+            return;
+        }
+        self.core.step(self.clock.now(), Event::Checkpoint, effects);
+        waiting.checkpoints.push((self.core.next_checkpoint(), reply));
+        self.perform(effects, armed);
     }
 
     fn take_batches(&mut self, effects: &mut Vec<Effect>, armed: &mut i64, hurry: bool) -> bool {
@@ -191,6 +233,11 @@ impl CoreThread {
                 Effect::Level { action, on } => {
                     self.levels[usize::from(action)].send_replace(Some(on));
                 }
+                Effect::Alarm { action, severity, at } => {
+                    for (_, alarms) in self.alarms.iter().filter(|(index, _)| *index == action) {
+                        let _ = alarms.send(storage_failed(severity.clone(), self.tags.clone(), at));
+                    }
+                }
                 Effect::Arm { at } => *armed = at,
                 Effect::Log { error: true, message } => tracing::error!("{message}"),
                 Effect::Log { error: false, message } => tracing::warn!("{message}"),
@@ -202,6 +249,23 @@ impl CoreThread {
         if self.disk.send(command).is_err() {
             tracing::error!("the disk thread has ended");
         }
+    }
+}
+
+/// That the disk has failed, for an edge action. No record numbers it, so its time makes the key its own.
+fn storage_failed(severity: String, tags: Vec<(String, String)>, at: i64) -> Notification {
+    let alert = Condition::StorageFailed.name().to_owned();
+    let idempotency_key = format!("{alert}/unsafe/{at}");
+    Notification { state: "firing".into(), severity, tags, value: None, n: 0, time: at, historical: false, idempotency_key, alert }
+}
+
+/// Which checkpoint an event is about, or all there will be, and how it went.
+fn outcome(event: &Event) -> Option<(u64, Result<(), String>)> {
+    match event {
+        Event::CheckpointDone { number, .. } => Some((*number, Ok(()))),
+        Event::CheckpointFailed { number, reason, .. } => Some((*number, Err(reason.clone()))),
+        Event::StorageFailed { .. } => Some((u64::MAX, Err(FAILED.into()))),
+        _ => None,
     }
 }
 

@@ -28,6 +28,8 @@ pub enum Message {
     Settle(oneshot::Sender<()>),
     /// Every finite input has ended: close the windows once the rings are empty.
     Finish(oneshot::Sender<()>),
+    /// Commit and checkpoint what the rings hold and everything before; answer when that is on the disk, or why it is not.
+    Checkpoint(oneshot::Sender<Result<(), String>>),
     /// Make a last checkpoint and end the thread.
     End,
 }

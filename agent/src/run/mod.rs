@@ -10,6 +10,7 @@
 
 mod actions;
 mod backoff;
+pub mod checkpoint;
 mod core_thread;
 mod dead_letters;
 mod delivery;
@@ -25,6 +26,7 @@ use std::{path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
 
 use tokio::task::JoinSet;
 use weir_plugin_api::plugin::{PluginError, Stop};
+use weir_plugins::power_fail::PowerFail;
 
 pub use delivery::OutputHealth;
 pub use handle::CoreHandle;
@@ -51,6 +53,8 @@ pub struct RunOptions {
 pub struct Running {
     /// The core.
     pub core: CoreHandle,
+    /// Checkpoints that are asked for.
+    pub checkpoints: checkpoint::OnRequest,
     /// What is known of each output and edge action.
     pub health: Vec<Arc<OutputHealth>>,
     /// Names.
@@ -70,6 +74,8 @@ pub struct Running {
     pub writes: writes::SharedWrites,
     /// Endurance of the disk, bytes; 0: not known.
     pub endurance_bytes: u64,
+    /// The line that says that the power goes.
+    pub power_fail: Option<PowerFail>,
     pub(crate) shutdown_timeout: Duration,
 }
 

@@ -12,7 +12,7 @@ use tokio::{
 use weir_engine::core::{Core, FoundBlock};
 use weir_plugin_api::{
     Collector, Lane,
-    plugin::{AnyAction, AnyInput, InputContext, OutputResume, Stop},
+    plugin::{AnyAction, AnyInput, InputContext, Notification, OutputResume, Stop},
     ring::{RingReceiver, RingSender, WakeCore, ring},
     time::Clock,
 };
@@ -21,6 +21,7 @@ use weir_store::{RealFiles, Recovered, Store, StoreOptions};
 use super::{
     Names, OutputHealth, RunOptions, Running, StartError, Stops,
     actions::{EdgeTask, LevelTask},
+    checkpoint::OnRequest,
     core_thread::CoreThread,
     dead_letters::DeadLetters,
     delivery::{Delivery, DeliveryOptions, Offered},
@@ -63,6 +64,8 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>, wri
     let (senders, rings): (Vec<RingSender>, Vec<RingReceiver>) =
         config.inputs.iter().map(|_| ring(config.agent.ring_batches.max(2), Arc::clone(&wake))).unzip();
     let (offer_senders, offer_receivers): Offers = config.engine.outputs.iter().map(|_| async_mpsc::unbounded_channel()).unzip();
+    let (alarm_senders, alarm_receivers): (Vec<_>, Vec<_>) =
+        (0..config.engine.outputs.len()).filter(|o| config.engine.outputs[*o].edge).map(|o| alarms(o as u16)).unzip();
     let (level_senders, level_receivers): (Vec<_>, Vec<_>) = config.engine.levels.iter().map(|_| watch::channel(None)).unzip();
 
     let stops = Stops::default();
@@ -89,6 +92,8 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>, wri
             disk: disk_sender,
             outputs: offer_senders,
             levels: level_senders,
+            alarms: alarm_senders,
+            tags: config.engine.global_tags.clone(),
             clock: Arc::clone(clock),
             handle: handle.clone(),
         };
@@ -96,6 +101,7 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>, wri
     };
 
     let mut running = Running {
+        checkpoints: OnRequest::new(handle.clone(), clock.clone()),
         core: handle,
         health,
         names,
@@ -109,6 +115,7 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>, wri
         disk_thread,
         writes: writes.clone(),
         endurance_bytes: config.endurance_bytes,
+        power_fail: config.power_fail,
         shutdown_timeout,
     };
     let round = config.agent.round_interval;
@@ -145,7 +152,7 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>, wri
         );
         running.outputs.spawn(delivery.run(output_resumes[index], running.stops.hurry.clone(), running.stops.end.clone()));
     }
-    spawn_actions(&mut running, config.actions, &engine_outputs, receivers, level_receivers, clock);
+    spawn_actions(&mut running, config.actions, &engine_outputs, receivers.zip(alarm_receivers), level_receivers, clock);
     for ((index, (input, sender)), resume) in config.inputs.into_iter().zip(senders).enumerate().zip(resumes) {
         let schedule = Schedule { interval: input.interval, jitter: input.jitter, offset: input.offset, round, once: options.once };
         spawn_input(&mut running, input, sender, resume, schedule, seed(clock, 1000 + index), clock);
@@ -153,11 +160,17 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>, wri
     Ok(running)
 }
 
+/// A channel past the store to an edge action.
+fn alarms(index: u16) -> ((u16, async_mpsc::UnboundedSender<Notification>), async_mpsc::UnboundedReceiver<Notification>) {
+    let (sender, receiver) = async_mpsc::unbounded_channel();
+    ((index, sender), receiver)
+}
+
 fn spawn_actions(
     running: &mut Running,
     actions: Vec<crate::config::types::ConfiguredAction>,
     specs: &[weir_engine::spec::OutputSpec],
-    mut receivers: impl Iterator<Item = async_mpsc::UnboundedReceiver<Offered>>,
+    mut receivers: impl Iterator<Item = (async_mpsc::UnboundedReceiver<Offered>, async_mpsc::UnboundedReceiver<Notification>)>,
     levels: Vec<watch::Receiver<Option<bool>>>,
     clock: &Arc<SystemClock>,
 ) {
@@ -167,13 +180,14 @@ fn spawn_actions(
         tracing::debug!(action = %action.name, plugin = action.plugin, "action");
         match action.action {
             AnyAction::Edge(edge) => {
-                let Some(offers) = receivers.next() else { break };
+                let Some((offers, alarms)) = receivers.next() else { break };
                 let task = EdgeTask {
                     name: action.name,
                     index: index as u16,
                     expires_after: specs[index].expires_after,
                     action: edge,
                     offers,
+                    alarms,
                     core: running.core.clone(),
                     clock: clock.clone(),
                     health: Arc::clone(&running.health[index]),

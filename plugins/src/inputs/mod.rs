@@ -27,7 +27,7 @@ pub mod mqtt_consumer;
 #[cfg(feature = "input-file")]
 mod paths;
 #[cfg(any(feature = "input-serial", feature = "input-gpio"))]
-mod retry;
+pub(crate) mod retry;
 #[cfg(feature = "input-serial")]
 pub mod serial;
 #[cfg(feature = "input-socket_listener")]

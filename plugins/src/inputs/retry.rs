@@ -7,26 +7,26 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 /// The wait, and whether the loss was told already: hardware that stays away is one line in the log, not one per attempt.
 #[derive(Debug, Default)]
-pub(super) struct Retry {
+pub(crate) struct Retry {
     wait: Option<Duration>,
     told: bool,
 }
 
 impl Retry {
     /// The next wait.
-    pub(super) fn next_wait(&mut self) -> Duration {
+    pub(crate) fn next_wait(&mut self) -> Duration {
         let wait = self.wait.map_or(FIRST, |wait| (2 * wait).min(LONGEST));
         self.wait = Some(wait);
         wait
     }
 
     /// Whether a loss should be logged now: once until [`Retry::recovered`].
-    pub(super) fn tell(&mut self) -> bool {
+    pub(crate) fn tell(&mut self) -> bool {
         !std::mem::replace(&mut self.told, true)
     }
 
     /// It is back and works.
-    pub(super) fn recovered(&mut self) {
+    pub(crate) fn recovered(&mut self) {
         *self = Self::default();
     }
 }

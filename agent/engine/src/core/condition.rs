@@ -60,10 +60,16 @@ impl Core {
         self.tell(now, Condition::OutputHeld, &output_spec.name, held, waiting, effects);
     }
 
-    /// What is delivered from now on is not on the disk. With `stall` nothing more leaves, this neither: the log and the status say it.
-    pub(super) fn storage_is_unsafe(&mut self, now: Now, effects: &mut Vec<Effect>) {
+    /// What is delivered from now on is not on the disk. With `stall` no point leaves, that of the alert neither; the actions that are to be
+    /// told are told from memory, once: a level is idempotent, and the word to edge actions is nobody's result.
+    pub(super) fn storage_is_unsafe(&mut self, now: Now, first: bool, effects: &mut Vec<Effect>) {
         if self.spec.storage.on_failure == OnStorageFailure::Continue {
             self.tell(now, Condition::StorageFailed, "", true, 0, effects);
+        } else if first {
+            let alerts = &self.spec.agent_alerts;
+            effects.extend(alerts.level_actions.iter().map(|action| Effect::Level { action: *action as u16, on: true }));
+            let edges = (0..self.spec.outputs.len()).filter(|action| alerts.edge_actions & 1 << action != 0);
+            effects.extend(edges.map(|action| Effect::Alarm { action: action as u16, severity: alerts.severity.clone(), at: now.wall }));
         }
     }
 

@@ -285,6 +285,16 @@ pub enum Effect {
         /// The level.
         on: bool,
     },
+    /// An edge action is to say at once that the disk has failed and nothing is taken any more. Never from a record: it is the one thing that
+    /// leaves without a cause on the disk, since that is what it is about; so it has a key of its own, and is not counted among results.
+    Alarm {
+        /// Index of the edge action among the outputs.
+        action: u16,
+        /// Severity of the agent's own alerts.
+        severity: String,
+        /// Wall nanoseconds.
+        at: i64,
+    },
     /// Call again with [`Event::Time`] at this steady time. The last one counts; `i64::MAX` is never.
     Arm {
         /// Steady nanoseconds.

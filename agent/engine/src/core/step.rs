@@ -390,7 +390,7 @@ impl Core {
             let what = if on_failure == OnStorageFailure::Stall { "nothing more is acknowledged" } else { "going on from memory, unsafe" };
             effects.push(Effect::Log { error: true, message: format!("storage failed, {what}: {reason}") });
         }
-        self.failed = Some(reason);
+        let first = self.failed.replace(reason).is_none();
         if self.checkpoint.running.take().is_some() {
             self.unspill();
         }
@@ -399,7 +399,7 @@ impl Core {
         {
             self.arrive(last, effects);
         }
-        self.storage_is_unsafe(now, effects);
+        self.storage_is_unsafe(now, first, effects);
     }
 
     fn check_clock(&mut self, now: Now) {
@@ -461,6 +461,11 @@ impl Core {
     /// A checkpoint is being written.
     pub fn is_checkpointing(&self) -> bool {
         self.checkpoint.running.is_some()
+    }
+
+    /// Number of the checkpoint that has, or will have, everything up to now, once one was asked for.
+    pub fn next_checkpoint(&self) -> u64 {
+        self.checkpoint.number + u64::from(self.checkpoint.wanted)
     }
 
     /// Storage has failed for good.

@@ -127,24 +127,28 @@ fn results_that_are_given_up_are_told_until_nothing_was_for_a_while() {
 }
 
 #[test]
-fn a_failed_disk_is_told_from_memory_where_delivery_goes_on_from_there() {
+fn a_failed_disk_is_told_from_memory_whether_delivery_goes_on_from_there_or_not() {
     for on_failure in [OnStorageFailure::Continue, OnStorageFailure::Stall] {
         let mut spec = spec();
         spec.storage.on_failure = on_failure;
         spec.agent_alerts.severity = "critical".into();
         spec.agent_alerts.level_actions = vec![0];
+        spec.outputs.push(OutputSpec { name: "ops".into(), alerts: true, edge: true, ..OutputSpec::default() });
+        spec.agent_alerts.edge_actions = 1 << 2;
         let mut world = World::new(spec);
         world.take(&[1.0]);
         let mut effects = world.step(Event::StorageFailed { reason: "no card".into() });
         effects.extend(world.step(Event::StorageFailed { reason: "no card".into() }));
         let told = alerts(&mut world, 0);
+        let alarms = effects.iter().filter(|e| matches!(e, Effect::Alarm { action: 2, severity, .. } if severity == "critical")).count();
         let siren = effects.iter().any(|e| matches!(e, Effect::Level { action: 0, on: true }));
         if on_failure == OnStorageFailure::Continue {
             assert_eq!(told, [r#"weir_alert,alert=storage_failed,severity=critical state=Text("firing") n=Int(1)"#]);
         } else {
-            assert_eq!(told, [""; 0], "nothing leaves that is not on the disk");
+            assert_eq!(told, [""; 0], "no point leaves that is not on the disk");
         }
-        assert_eq!(siren, on_failure == OnStorageFailure::Continue, "{effects:?}");
+        assert!(siren, "{on_failure:?} {effects:?}");
+        assert_eq!(alarms, usize::from(on_failure == OnStorageFailure::Stall), "told at once and once where no alert can leave");
     }
 }
 
