@@ -48,18 +48,28 @@ impl Redelivery {
         }
     }
 
-    /// Whether a message marked DUP is one that was taken already.
-    pub fn is_duplicate(&self, message: MessageId) -> bool {
-        self.known.get(&message.id) == Some(&message.hash) || self.recent.iter().rev().any(|m| *m == message)
+    /// Whether a message marked DUP is one that was taken already. The broker has no acknowledgement of it, so it is one of the newest
+    /// again: it may be repeated once more after a table that has started anew meanwhile.
+    pub fn recognise(&mut self, message: MessageId) -> bool {
+        if self.known.get(&message.id) != Some(&message.hash) {
+            return self.recent.iter().rev().any(|m| *m == message);
+        }
+        self.known.remove(&message.id);
+        self.keep(message);
+        true
+    }
+
+    fn keep(&mut self, message: MessageId) {
+        if self.recent.len() >= self.remembered_max {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(message);
     }
 
     /// A message was taken.
     #[inline]
     pub fn remember(&mut self, message: MessageId) {
-        if self.recent.len() >= self.remembered_max {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(message);
+        self.keep(message);
         self.since_renewal += 1;
         if !self.known.is_empty() {
             // Its id has come round: the old one is acknowledged.
@@ -109,9 +119,9 @@ mod tests {
         resume.apply(&take(&mut table, &[message(1, 10), message(2, 20)]));
         let mut table = Redelivery::new(&resume, 1000);
         table.connected(true);
-        assert!(table.is_duplicate(message(2, 20)));
-        assert!(!table.is_duplicate(message(2, 21)), "another payload under the same id");
-        assert!(!table.is_duplicate(message(3, 10)));
+        assert!(table.recognise(message(2, 20)));
+        assert!(!table.recognise(message(2, 21)), "another payload under the same id");
+        assert!(!table.recognise(message(3, 10)));
     }
 
     #[test]
@@ -121,7 +131,7 @@ mod tests {
         table.connected(false);
         resume.apply(&take(&mut table, &[message(1, 10)]));
         table.connected(false);
-        assert!(!table.is_duplicate(message(1, 10)));
+        assert!(!table.recognise(message(1, 10)));
         resume.apply(&take(&mut table, &[message(7, 70)]));
         assert_eq!(resume.messages.len(), 1);
     }
@@ -139,9 +149,35 @@ mod tests {
         let mut restarted = Redelivery::new(&resume, 1000);
         restarted.connected(true);
         for id in 59_001..=60_000 {
-            assert!(restarted.is_duplicate(message(id, 42)), "{id} is in the last window");
+            assert!(restarted.recognise(message(id, 42)), "{id} is in the last window");
         }
-        assert!(!restarted.is_duplicate(message(1, 42)), "an id about to be used again is forgotten");
+        assert!(!restarted.recognise(message(1, 42)), "an id about to be used again is forgotten");
         assert!(resume.messages.len() <= RENEW_AFTER + 4096 + 100);
+    }
+
+    #[test]
+    fn a_repeated_message_is_known_still_when_the_table_starts_anew_before_its_acknowledgement_arrives() {
+        let mut resume = Resume::default();
+        let mut table = Redelivery::new(&resume, 1000);
+        table.connected(false);
+        for start in (1..RENEW_AFTER as u32 - 100).step_by(100) {
+            let batch: Vec<_> = (start..start + 100).map(|id| message(id as u16, id)).collect();
+            resume.apply(&take(&mut table, &batch));
+        }
+        let last = resume.messages.len() as u32;
+        let repeated: Vec<_> = (last - 99..=last).map(|id| message(id as u16, id)).collect();
+        let mut table = Redelivery::new(&resume, 1000);
+        table.connected(true);
+        assert!(repeated.iter().all(|m| table.recognise(*m)));
+        let new: Vec<_> = (last + 1..=last + 200).map(|id| message(id as u16, id)).collect();
+        let session = resume.session;
+        resume.apply(&take(&mut table, &new));
+        assert_ne!(resume.session, session, "the table has started anew");
+        let again = |table: &mut Redelivery| repeated.iter().chain(&new).all(|m| table.recognise(*m));
+        table.connected(true);
+        assert!(again(&mut table), "after the connection broke");
+        let mut table = Redelivery::new(&resume, 1000);
+        table.connected(true);
+        assert!(again(&mut table), "after a crash");
     }
 }

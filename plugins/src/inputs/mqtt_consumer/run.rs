@@ -353,7 +353,7 @@ impl Serving<'_> {
     fn message(&mut self, publish: &Publish<'_>, collector: &mut Collector) {
         let position = (self.consumer.persistent && publish.id != 0)
             .then(|| MessageId { id: publish.id, hash: redelivery::hash(publish.topic, publish.payload) });
-        if publish.dup && position.is_some_and(|m| self.table.is_duplicate(m)) {
+        if publish.dup && position.is_some_and(|m| self.table.recognise(m)) {
             collector.counts().read += 1;
             collector.counts().duplicate += 1;
             self.taken(publish.id, None);
