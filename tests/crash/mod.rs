@@ -1,9 +1,12 @@
 //! `kill -9` on real parts: what was accepted arrives as in an undisturbed run.
 
+mod broker;
 mod failing_disk;
 mod full_disk;
 mod http;
 mod rig;
+mod stopped;
+mod stores;
 mod windows;
 
 use std::{collections::BTreeMap, fs, io::Write, path::Path};

@@ -67,8 +67,13 @@ pub type Windows = BTreeMap<(u64, u64), (u64, u64)>;
 
 /// The windows of the readings `0..total`.
 pub fn expected(total: u64) -> Windows {
+    expected_of(0..total)
+}
+
+/// The windows of these readings.
+pub fn expected_of(numbers: impl IntoIterator<Item = u64>) -> Windows {
     let mut windows = Windows::new();
-    for n in 0..total {
+    for n in numbers {
         let window = windows.entry((n % DEVICES, n / PER_SECOND)).or_default();
         *window = (window.0 + 1, window.1 + n);
     }
@@ -143,11 +148,10 @@ pub fn close_windows(port: u16, total: u64) {
     publisher.drain();
 }
 
-/// From the broker over windows of a second to the outputs.
-pub fn config(broker: &Server, outputs: &str) -> String {
+/// From the broker on this port over windows of a second to the outputs.
+pub fn config(broker: u16, outputs: &str) -> String {
     format!(
-        "[agent]\nomit_hostname = true\nflush_interval = \"100ms\"\nmetric_batch_size = 50\n[[inputs.mqtt_consumer]]\nservers = [\"tcp://127.0.0.1:{}\"]\ntopics = [\"s/+/#\"]\ntopic_tag = \"\"\nqos = 1\npersistent_session = true\nclient_id = \"weir-kills\"\nkeepalive = \"60s\"\ndata_format = \"influx\"\n[[windows]]\nname = \"second\"\nevery = \"1s\"\nby = [\"device\"]\naggregates = [\"count\", \"sum\"]\n{outputs}[storage]\ncommit_interval = \"50ms\"\njournal_bytes_max = \"1MiB\"\n",
-        broker.port
+        "[agent]\nomit_hostname = true\nflush_interval = \"100ms\"\nmetric_batch_size = 50\n[[inputs.mqtt_consumer]]\nservers = [\"tcp://127.0.0.1:{broker}\"]\ntopics = [\"s/+/#\"]\ntopic_tag = \"\"\nqos = 1\npersistent_session = true\nclient_id = \"weir-kills\"\nkeepalive = \"60s\"\ndata_format = \"influx\"\n[[windows]]\nname = \"second\"\nevery = \"1s\"\nby = [\"device\"]\naggregates = [\"count\", \"sum\"]\n{outputs}[storage]\ncommit_interval = \"50ms\"\njournal_bytes_max = \"1MiB\"\n"
     )
 }
 
@@ -192,6 +196,19 @@ pub fn in_lines<'a>(lines: impl Iterator<Item = &'a str>) -> (Windows, usize) {
 pub fn in_file(path: &Path) -> (Windows, usize) {
     let text = fs::read_to_string(path.join("out.lp")).unwrap_or_default();
     in_lines(text.rfind('\n').map_or("", |end| &text[..end]).lines())
+}
+
+/// Where the windows let the readings pass as well: the numbers in the output file in their order, and its windows. Those of the readings
+/// that closed the windows are not among them.
+pub fn passed_and_windows(path: &Path) -> (Vec<u64>, Windows) {
+    let text = fs::read_to_string(path.join("out.lp")).unwrap_or_default();
+    let (windows, passed): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.contains(" n_count="));
+    let number = |line: &str| line.split_once(" n=")?.1.split_once('i')?.0.parse::<u64>().ok();
+    let numbered = passed.iter().map(|line| number(line).unwrap_or_else(|| panic!("no reading: {line}")));
+    let readings: Vec<u64> = numbered.zip(&passed).filter(|(n, line)| line.ends_with(&reading(*n).1)).map(|(n, _)| n).collect();
+    let (windows, repeated) = in_lines(windows.into_iter());
+    assert_eq!(repeated, 0, "a file has each window once");
+    (readings, windows)
 }
 
 /// What the topic `windows` holds.
@@ -239,10 +256,14 @@ pub fn settle(agent: &Agent, broker: &Server, total: u64) -> Value {
     close_windows(broker.port, total);
     wait_recorded(agent, total + DEVICES);
     let windows = expected(total).len() as u64;
-    let status = eventually(&format!("every window has left: {}\n{}", agent.status(), agent.log()), || {
+    let left =
+        |status: &Value| status["outputs"].as_array().is_some_and(|all| all.iter().all(|o| o["delivered"].as_u64() >= Some(windows)));
+    let start = Instant::now();
+    let status = eventually("every window has left", || {
         let status = agent.status();
-        let outputs = status["outputs"].as_array().expect("outputs");
-        outputs.iter().all(|o| o["delivered"].as_u64() >= Some(windows)).then_some(status)
+        let stands = start.elapsed() > PATIENCE / 2;
+        assert!(left(&status) || !stands, "windows do not leave: {status}\n{}", agent.log());
+        left(&status).then_some(status)
     });
     assert_eq!(status["inputs"][0]["recorded"], total + DEVICES, "each reading is recorded once: {status}");
     assert_eq!(status["operators"][0]["applied"], total + DEVICES, "and counted once: {status}");
@@ -255,21 +276,35 @@ pub fn balances(status: &Value) {
     assert_eq!(status["residues"].as_array().map(Vec::len), Some(0), "the ledger balances: {status}");
 }
 
-/// A broker and an agent that has subscribed.
+/// An agent that has subscribed.
 pub fn subscribed(path: &Path, broker: &Server, outputs: &str) -> Agent {
-    let agent = Agent::start(path, &config(broker, outputs));
+    subscribed_with(path, broker, &config(broker.port, outputs))
+}
+
+/// The same with a configuration of its own.
+pub fn subscribed_with(path: &Path, broker: &Server, config: &str) -> Agent {
+    let agent = Agent::start(path, config);
     eventually("the agent has subscribed", || agent.log().contains("connected input=").then_some(()));
-    // A connection is no subscription yet: what is refused and counted tells that there is one.
-    let mut publisher = Publisher::connect(broker.port, "first");
+    wait_subscribed(&agent, broker);
+    agent
+}
+
+/// Waits until what is published now arrives: a connection is no subscription yet. What is published for it is refused and counted.
+pub fn wait_subscribed(agent: &Agent, broker: &Server) {
+    let (mut publisher, before) = (Publisher::connect(broker.port, "first"), input(agent, "read"));
     eventually("a message arrives", || {
         publisher.publish("s/first/0", b"?");
         publisher.drain();
-        (input(&agent, "read") > 0).then_some(())
+        (input(agent, "read") > before).then_some(())
     });
-    agent
 }
 
 /// mosquitto that keeps everything and saves it when it is stopped: saving at every change makes a hundred readings a second of thousands.
 pub fn broker(path: &Path) -> Server {
-    servers::mosquitto(path, "autosave_on_changes false\nautosave_interval 0\n")
+    broker_with(path, "")
+}
+
+/// The same with more in its configuration.
+pub fn broker_with(path: &Path, more: &str) -> Server {
+    servers::mosquitto(path, &format!("autosave_on_changes false\nautosave_interval 0\n{more}"))
 }

@@ -70,7 +70,7 @@ fn kills_during_the_very_first_start_leave_a_directory_that_starts() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (path, mut chance) = (directory.path(), Chance::new());
     let broker = rig::broker(path);
-    Agent::write_config(path, &rig::config(&broker, FILE_OUTPUT));
+    Agent::write_config(path, &rig::config(broker.port, FILE_OUTPUT));
     // What a start has done is told by what lies in its directory; at some size of it the kill comes.
     let whole = {
         let agent = Agent::spawn_written(path);
@@ -116,7 +116,7 @@ fn kills_during_reloads_and_during_stops_count_nothing_twice_and_lose_nothing() 
         // The second configuration has an alert more, so that state is migrated to and fro.
         let more = if round % 4 < 2 { "[[alerts]]\nname = \"never\"\nwhen = \"n < 0\"\nby = [\"device\"]\n" } else { "" };
         if round % 2 == 0 {
-            Agent::write_config(path, &rig::config(&broker, &format!("{FILE_OUTPUT}{more}")));
+            Agent::write_config(path, &rig::config(broker.port, &format!("{FILE_OUTPUT}{more}")));
             agent.signal("HUP");
         } else {
             agent.signal("TERM");

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod http;
+pub mod link;
 pub mod mqtt;
 pub mod servers;
 

@@ -35,10 +35,19 @@ impl Publisher {
 
     /// Publishes at QoS 1; waits while too many are on their way.
     pub fn publish(&mut self, topic: &str, payload: &[u8]) {
+        self.send(0x32, topic, payload);
+    }
+
+    /// The same with the mark of a message that is sent again.
+    pub fn publish_again(&mut self, topic: &str, payload: &[u8]) {
+        self.send(0x3a, topic, payload);
+    }
+
+    fn send(&mut self, first: u8, topic: &str, payload: &[u8]) {
         while self.sent - self.acknowledged >= IN_FLIGHT {
             self.read_acknowledgement();
         }
-        let mut packet = vec![0x32];
+        let mut packet = vec![first];
         let mut rest = 4 + topic.len() + payload.len();
         loop {
             let byte = (rest % 128) as u8;

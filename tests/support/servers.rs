@@ -34,10 +34,15 @@ impl Server {
         self.child.wait().expect("it is reaped");
     }
 
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().expect("kill runs");
+        assert!(status.success(), "kill -{name}");
+    }
+
     /// SIGTERM, and waits for its end: a broker saves its sessions.
     pub fn stop(&mut self) {
-        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill runs");
-        assert!(status.success());
+        self.signal("TERM");
         self.child.wait().expect("it is reaped");
     }
 
