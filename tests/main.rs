@@ -7,6 +7,7 @@ mod configs;
 mod crash;
 mod cut;
 mod docs;
+mod firmware;
 mod operation;
 mod store_cmd;
 mod support;

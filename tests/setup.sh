@@ -1,12 +1,20 @@
 #!/usr/bin/env bash
-# Installs what the tests need, each thing once: Debian packages, Java archives of Kafka and QuestDB, cargo-deny.
+# Installs what the tests need, each thing once: Debian packages, Rust's libraries for microcontrollers, Java archives of Kafka and
+# QuestDB, cargo-deny.
 # Everything that is not a system package goes to ${WEIR_CACHE:-~/.cache/weir}.
 set -euo pipefail
 
 cache=${WEIR_CACHE:-$HOME/.cache/weir}
 mkdir -p "$cache"
 
-packages=(gcc g++ make perl pkg-config curl ca-certificates openssl socat mosquitto mosquitto-clients influxdb kcat maven default-jre-headless python3-venv)
+# Rust's libraries for the firmware's processors: rustup's, or where it can't be reached Debian's compiler and the sources of its own.
+firmware_targets=(thumbv6m-none-eabi thumbv7m-none-eabi thumbv7em-none-eabihf riscv32imc-unknown-none-elf)
+firmware_packages=(qemu-system-arm)
+rustup target add "${firmware_targets[@]}" >/dev/null 2>&1 || firmware_packages+=(rustc-web cargo-web rust-web-src lld)
+
+packages=("${firmware_packages[@]}" gcc g++ make perl pkg-config curl ca-certificates openssl socat mosquitto mosquitto-clients influxdb kcat maven default-jre-headless python3-venv)
+sudo=""
+[ "$(id -u)" -eq 0 ] || sudo=sudo
 missing=()
 for package in "${packages[@]}"; do
   # An alternative of the same command, such as another JDK, does as well.
@@ -18,12 +26,16 @@ for package in "${packages[@]}"; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
 done
 if [ ${#missing[@]} -gt 0 ]; then
-  sudo=""
-  [ "$(id -u)" -eq 0 ] || sudo=sudo
   echo "installing: ${missing[*]}"
   $sudo apt-get update -qq
   # No service is to be started: the tests start their own on free ports.
   $sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# Where cargo looks for the sources of the libraries it is to build.
+if [[ " ${firmware_packages[*]} " == *" rust-web-src "* && ! -e /usr/lib/rustlib/src/rust ]]; then
+  $sudo mkdir -p /usr/lib/rustlib/src
+  $sudo ln -s "$(printf '%s\n' /usr/src/rustc-*/ | tail -1)" /usr/lib/rustlib/src/rust
 fi
 
 # Java archives, by Maven coordinates.

@@ -13,24 +13,32 @@ pub struct Retained<const FIELDS: usize> {
     pub values: Vec<Option<Value>, FIELDS>,
 }
 
-/// Numbered readings, oldest first: number `oldest` stands in front.
+/// Numbered readings, oldest first. By far the largest thing of a device: firmware puts it into a static, where it is all zeros and so
+/// costs no flash, and lends it to the device.
 #[derive(Debug)]
 pub struct Retain<const DEPTH: usize, const FIELDS: usize> {
     queue: Deque<Retained<FIELDS>, DEPTH>,
-    oldest: u64,
+    /// Number of the last reading that is gone; the one after it stands in front.
+    gone: u64,
     dropped: u64,
 }
 
 impl<const DEPTH: usize, const FIELDS: usize> Default for Retain<DEPTH, FIELDS> {
     fn default() -> Self {
-        Self { queue: Deque::new(), oldest: 1, dropped: 0 }
+        Self::new()
     }
 }
 
 impl<const DEPTH: usize, const FIELDS: usize> Retain<DEPTH, FIELDS> {
-    /// An empty queue whose next reading gets the number `next`, after `dropped` that were lost.
-    pub fn resumed(next: u64, dropped: u64) -> Self {
-        Self { queue: Deque::new(), oldest: next, dropped }
+    /// An empty queue, whose first reading gets number 1.
+    pub const fn new() -> Self {
+        Self { queue: Deque::new(), gone: 0, dropped: 0 }
+    }
+
+    /// Empties it; the next reading gets the number `next`, 1 at least, after `dropped` that were lost.
+    pub fn resume(&mut self, next: u64, dropped: u64) {
+        self.queue.clear();
+        (self.gone, self.dropped) = (next.saturating_sub(1), dropped);
     }
 
     /// Keeps a reading and returns its number; the oldest makes room when the queue is full.
@@ -38,11 +46,11 @@ impl<const DEPTH: usize, const FIELDS: usize> Retain<DEPTH, FIELDS> {
         let number = self.next();
         if let Err(reading) = self.queue.push_back(reading) {
             self.queue.pop_front();
-            self.oldest += 1;
+            self.gone += 1;
             self.dropped += 1;
             if self.queue.push_back(reading).is_err() {
-                // A queue of no places keeps nothing: this reading is the oldest.
-                self.oldest = number + 1;
+                // A queue of no places keeps nothing: this reading was the oldest.
+                self.gone = number;
             }
         }
         number
@@ -50,26 +58,26 @@ impl<const DEPTH: usize, const FIELDS: usize> Retain<DEPTH, FIELDS> {
 
     /// Lets go of everything up to `number`; whether there was any.
     pub fn acknowledge(&mut self, number: u64) -> bool {
-        let before = self.oldest;
-        while self.oldest <= number && self.queue.pop_front().is_some() {
-            self.oldest += 1;
+        let before = self.gone;
+        while self.gone < number && self.queue.pop_front().is_some() {
+            self.gone += 1;
         }
-        self.oldest > before
+        self.gone > before
     }
 
     /// The reading of this number, if it is still here.
     pub fn get(&self, number: u64) -> Option<&Retained<FIELDS>> {
-        self.queue.get(usize::try_from(number.checked_sub(self.oldest)?).ok()?)
+        self.queue.get(usize::try_from(number.checked_sub(self.oldest())?).ok()?)
     }
 
     /// Number of the oldest reading, or of the next when there is none.
     pub fn oldest(&self) -> u64 {
-        self.oldest
+        self.gone + 1
     }
 
     /// Number the next reading gets.
     pub fn next(&self) -> u64 {
-        self.oldest + self.queue.len() as u64
+        self.oldest() + self.queue.len() as u64
     }
 
     /// Readings that were dropped since boot.

@@ -14,6 +14,7 @@ use rustix::{
 use weir_firmware_shim::{
     frame::{Field, FieldKind, Value, WIRE_MAX},
     link::{Device, Schema, Start},
+    retain::Retain,
 };
 use weir_plugin_api::plugin::Stop;
 
@@ -81,7 +82,8 @@ pub fn pump(end: Stop) -> std::io::Result<String> {
 fn run_pump(line: &mut std::fs::File, end: &Stop) {
     let fields = [Field { name: "temperature", kind: FieldKind::Scaled(-1) }, Field { name: "flow", kind: FieldKind::Scaled(-2) }];
     let schema = Schema { device: "pump", measurement: "climate", fields: &fields };
-    let Ok(mut device) = Device::<256, 2>::new(schema, Start::Seed(std::process::id())) else { return };
+    let mut retain = Retain::<256, 2>::new();
+    let Ok(mut device) = Device::new(schema, Start::Seed(std::process::id()), &mut retain) else { return };
     let start = std::time::Instant::now();
     let (mut taken, mut bytes, mut frame) = (0u64, [0; 512], [0; WIRE_MAX]);
     while !end.is_requested() {

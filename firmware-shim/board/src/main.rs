@@ -1,7 +1,7 @@
 //! A weather station: the firmware shim on a Cortex-M3, its sensors simulated behind the same buses real ones would hang on.
 //!
 //! A BME280 is read by its registers, a DS18B20 by the level of its pin. Both fail now and then, by the count of their measurements, so
-//! that whoever listens sees every fault and its end. `n` is the number of the reading it is in: a listener can tell what it missed.
+//! that whoever listens sees every fault and its end. Each reading carries its number as `n`: a listener can tell what it missed.
 #![no_std]
 #![no_main]
 
@@ -9,21 +9,26 @@ mod chip;
 
 use core::cell::{Cell, RefCell};
 
-use static_cell::StaticCell;
+use static_cell::{ConstStaticCell, StaticCell};
 use weir_firmware_shim::{
     agenda::{Agenda, Plan},
     deadband::Deadband,
-    fault::Fault,
-    frame::{Field, FieldKind, Value},
+    frame::{Field, FieldKind},
     link::{Device, Schema, Start},
     node::Node,
+    retain::Retain,
     row::KeptRow,
     sensor::Sensor,
-    sensors::{bme280, ds18b20, one_wire::OneWire},
+    sensors::{
+        analog::{Analog, Channel, Scale},
+        bme280, ds18b20,
+        one_wire::OneWire,
+    },
     sim::{Bme280Chip, Ds18b20Chip, SimBus, SimDelay, SimPin},
 };
 
-const FIELDS: usize = 5;
+const FIELDS: usize = 6;
+const NUMBER: usize = 5;
 const TASKS: usize = 3;
 const SCHEMA: Schema<'static> = Schema {
     device: "station",
@@ -33,13 +38,14 @@ const SCHEMA: Schema<'static> = Schema {
         bme280::FIELDS[1],
         bme280::FIELDS[2],
         Field { name: "ground", kind: ds18b20::FIELD.kind },
+        Field { name: "supply", kind: FieldKind::Scaled(-2) },
         Field { name: "n", kind: FieldKind::Scaled(0) },
     ],
 };
-/// Readings kept until they are acknowledged: 10 s at this rate.
-const DEPTH: usize = 128;
+/// Readings kept until they are acknowledged: four seconds at this rate.
+const DEPTH: usize = 64;
 
-/// Everything is worth sending of the counter; the climate and the ground have bands, in hundredths.
+/// Everything is worth sending of the supply; the climate and the ground have bands, in hundredths.
 const ALWAYS: [Deadband; 1] = [Deadband::None];
 const CLIMATE: [Deadband; 3] = [Deadband::Change(5.0), Deadband::Change(5.0), Deadband::Change(20.0)];
 const GROUND: [Deadband; 1] = [Deadband::Change(10.0)];
@@ -48,7 +54,8 @@ const GROUND: [Deadband; 1] = [Deadband::Change(10.0)];
 static WORLD: StaticCell<World> = StaticCell::new();
 static AIR: StaticCell<bme280::Bme280<SimBus<'static>>> = StaticCell::new();
 static GROUND_SENSOR: StaticCell<ds18b20::Ds18b20<SimPin<'static>, SimDelay<'static>>> = StaticCell::new();
-static NUMBER: StaticCell<Number<'static>> = StaticCell::new();
+static SUPPLY: StaticCell<Analog<Supply>> = StaticCell::new();
+static RETAIN: ConstStaticCell<Retain<DEPTH, FIELDS>> = ConstStaticCell::new(Retain::new());
 static NODE: StaticCell<Node<'static, chip::Kept, DEPTH, FIELDS, TASKS>> = StaticCell::new();
 
 /// The simulated world: chips, and the time of the pin.
@@ -56,17 +63,11 @@ struct World {
     air: RefCell<Bme280Chip>,
     ground: RefCell<Ds18b20Chip>,
     now_ns: Cell<u64>,
-    measurements: Cell<u32>,
 }
 
 impl World {
     fn new() -> Self {
-        Self {
-            air: RefCell::new(Bme280Chip::default()),
-            ground: RefCell::new(Ds18b20Chip::default()),
-            now_ns: Cell::new(0),
-            measurements: Cell::new(0),
-        }
+        Self { air: RefCell::new(Bme280Chip::default()), ground: RefCell::new(Ds18b20Chip::default()), now_ns: Cell::new(0) }
     }
 
     /// Time passes, the weather changes, and chips fail and recover.
@@ -88,18 +89,18 @@ impl World {
     }
 }
 
-/// A sensor of one field: the number of the reading it will be in.
-struct Number<'w>(&'w Cell<u32>);
+/// A converter that sees the supply sag a little.
+struct Supply(u16);
 
-impl Sensor for Number<'_> {
-    fn begin(&mut self) -> Result<u32, Fault> {
-        Ok(0)
-    }
+/// 3.30 V at 4095, through a divider by two.
+const SUPPLY_SCALE: Scale = Scale { raw_min: 1000, raw_max: 4095, at_min: 161, at_max: 660 };
 
-    fn read(&mut self, values: &mut [Option<Value>]) -> Result<(), Fault> {
-        // Set by the loop below before the agenda runs.
-        values[0] = Some(Value::Scaled(i64::from(self.0.get())));
-        Ok(())
+impl Channel for Supply {
+    type Error = core::convert::Infallible;
+
+    fn read(&mut self) -> Result<u16, Self::Error> {
+        self.0 = (self.0 + 7) % 200;
+        Ok(2900 + self.0)
     }
 }
 
@@ -115,15 +116,16 @@ fn main() -> ! {
     let pin = SimPin::new(&world.ground, &world.now_ns);
     let air = AIR.init(bme280::Bme280::new(SimBus(&world.air), bme280::ADDRESS));
     let ground = GROUND_SENSOR.init(ds18b20::Ds18b20::new(OneWire::new(pin, SimDelay(&world.now_ns)), None));
-    let number = NUMBER.init(Number(&world.measurements));
+    let supply = SUPPLY.init(Analog::new(Supply(0), SUPPLY_SCALE, 4));
 
     let kept = KeptRow::new(memory);
     // This board has nothing random: over a reset the row goes on, and after a power cut the gateway's clock makes the nonce.
     let start = kept.row().map_or(Start::Seed(0), Start::Row);
-    let Ok(device) = Device::new(SCHEMA, start) else { panic!("a schema that fits") };
+    let device = Device::new(SCHEMA, start, RETAIN.take()).and_then(|device| device.numbered(NUMBER));
+    let Ok(device) = device else { panic!("a schema that fits") };
     let mut agenda = Agenda::new(1);
     let tasks: [(&mut dyn Sensor, Plan<'_>); TASKS] =
-        [(air, plan(0, &CLIMATE, 200)), (ground, plan(3, &GROUND, 1000)), (number, plan(4, &ALWAYS, 100))];
+        [(air, plan(0, &CLIMATE, 200)), (ground, plan(3, &GROUND, 1000)), (supply, plan(4, &ALWAYS, 100))];
     for (sensor, plan) in tasks {
         if agenda.add(sensor, plan, 0).is_err() {
             panic!("a plan that fits");
@@ -135,7 +137,6 @@ fn main() -> ! {
         let before_us = now_us;
         now_us = uptime.now_us();
         world.pass(before_us, now_us);
-        world.measurements.set(node.device.next_number() as u32);
         // The port cannot fail.
         let _ = node.turn(&mut uart, now_us);
     }

@@ -41,7 +41,7 @@ fn plan(first_field: usize) -> Plan<'static> {
 
 /// Runs to `until_us` in steps of a millisecond and gives what is in the queue then: when, and the values.
 fn run(agenda: &mut Agenda<'_, 2, 2>, until_us: u64) -> std::vec::Vec<(u64, std::vec::Vec<Option<Value>>)> {
-    let mut device = Device::<64, 2>::new(SCHEMA, Start::Nonce(1)).expect("a schema that fits");
+    let mut device = Device::<64, 2>::new(SCHEMA, Start::Nonce(1), Box::leak(Box::default())).expect("a schema that fits");
     for now_us in (0..until_us).step_by(1000) {
         agenda.run(now_us, &mut device);
     }
@@ -127,7 +127,7 @@ fn a_loop_that_was_held_up_leaves_starts_out_and_counts_them() {
     let mut sensor = scripted(&[Ok(1)], 0);
     let mut agenda = Agenda::<2, 2>::new(1);
     agenda.add(&mut sensor, plan(0), 0).expect("it fits");
-    let mut device = Device::<4, 2>::new(SCHEMA, Start::Nonce(1)).expect("a schema that fits");
+    let mut device = Device::<4, 2>::new(SCHEMA, Start::Nonce(1), Box::leak(Box::default())).expect("a schema that fits");
     for now_us in [0, 5_500_000, 5_600_000] {
         agenda.run(now_us, &mut device);
     }

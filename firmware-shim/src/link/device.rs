@@ -1,5 +1,7 @@
 //! The device's end: numbers readings, sends them until they are acknowledged, introduces itself when asked, asks for the time.
 
+use heapless::Vec;
+
 use crate::{
     frame::{self, DataWriter, FIELDS_MAX, Field, FrameDecoder, Hello, Message, Value, WIRE_MAX, body_buffer, crc, write_hello},
     retain::{Retain, Retained},
@@ -63,7 +65,8 @@ pub struct Device<'s, const DEPTH: usize, const FIELDS: usize> {
     resets: u32,
     held_back: u64,
     time: TimeSync,
-    retain: Retain<DEPTH, FIELDS>,
+    retain: &'s mut Retain<DEPTH, FIELDS>,
+    numbered: Option<usize>,
     decoder: FrameDecoder,
     hello_due: bool,
     /// Number of the next reading to send.
@@ -76,11 +79,11 @@ pub struct Device<'s, const DEPTH: usize, const FIELDS: usize> {
 }
 
 impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
-    /// A device that has just started.
+    /// A device that has just started; it empties `retain`.
     ///
     /// # Errors
     /// When the schema does not fit into a hello.
-    pub fn new(schema: Schema<'s>, start: Start) -> Result<Self, SchemaError> {
+    pub fn new(schema: Schema<'s>, start: Start, retain: &'s mut Retain<DEPTH, FIELDS>) -> Result<Self, SchemaError> {
         let count = schema.fields.len();
         if count == 0 || count > FIELDS_MAX.min(FIELDS) {
             return Err(SchemaError::Fields);
@@ -89,12 +92,14 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
         if schema.measurement.is_empty() || schema.fields.iter().enumerate().any(|(i, f)| f.name.is_empty() || twice(i, f)) {
             return Err(SchemaError::Name);
         }
-        let (nonce, seed, resets, retain) = match start {
-            Start::Nonce(nonce) => (nonce.max(1), 0, 0, Retain::default()),
-            Start::Seed(seed) => (0, seed, 0, Retain::default()),
+        retain.resume(1, 0);
+        let (nonce, seed, resets) = match start {
+            Start::Nonce(nonce) => (nonce.max(1), 0, 0),
+            Start::Seed(seed) => (0, seed, 0),
             Start::Row(row) => {
                 let dropped = row.dropped.saturating_add(row.next - row.oldest);
-                (row.nonce, 0, row.resets.saturating_add(1), Retain::resumed(row.next, dropped))
+                retain.resume(row.next, dropped);
+                (row.nonce, 0, row.resets.saturating_add(1))
             }
         };
         let next = retain.next();
@@ -106,6 +111,7 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
             held_back: 0,
             time: TimeSync::default(),
             retain,
+            numbered: None,
             decoder: FrameDecoder::default(),
             hello_due: true,
             next,
@@ -127,6 +133,19 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
         self
     }
 
+    /// Writes each reading's number into this field, which must be a scaled integer and is left out of what is pushed: whoever reads the
+    /// points can tell what is missing.
+    ///
+    /// # Errors
+    /// When there is no such field, or it is of another kind.
+    pub fn numbered(mut self, field: usize) -> Result<Self, SchemaError> {
+        match self.schema.fields.get(field).map(|field| field.kind) {
+            Some(frame::FieldKind::Scaled(0)) => self.numbered = Some(field),
+            _ => return Err(SchemaError::Fields),
+        }
+        Ok(self)
+    }
+
     /// Takes a reading, taken at `taken_us` of the device's uptime, one value per field, and returns its number. A float that is no
     /// number becomes a fault.
     ///
@@ -138,7 +157,10 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
         if values.len() != fields.len() || !values.iter().zip(fields).all(fits) {
             return Err(PushError::Values);
         }
-        let values = values.iter().map(|value| value.map(Value::checked)).collect();
+        let mut values: Vec<Option<Value>, FIELDS> = values.iter().map(|value| value.map(Value::checked)).collect();
+        if let Some(value) = self.numbered.and_then(|field| values.get_mut(field)) {
+            *value = Some(Value::Scaled(self.retain.next() as i64));
+        }
         Ok(self.retain.push(Retained { taken_us, values }))
     }
 
@@ -285,7 +307,7 @@ mod tests {
     const SCHEMA: Schema<'static> = Schema { device: "d", measurement: "m", fields: &FIELDS };
 
     fn device() -> Device<'static, 4, 1> {
-        Device::new(SCHEMA, Start::Nonce(5)).expect("a schema that fits")
+        Device::new(SCHEMA, Start::Nonce(5), Box::leak(Box::default())).expect("a schema that fits")
     }
 
     /// Tells it the time, so that it does not ask in between.
@@ -341,13 +363,13 @@ mod tests {
 
     #[test]
     fn without_randomness_it_says_nothing_but_a_question_until_the_gateways_clock_made_its_nonce() {
-        let mut device = Device::<4, 1>::new(SCHEMA, Start::Seed(3)).expect("a schema that fits");
+        let mut device = Device::<4, 1>::new(SCHEMA, Start::Seed(3), Box::leak(Box::default())).expect("a schema that fits");
         device.push(0, &[None]).expect("an absent value is one");
         assert_eq!((frames(&mut device, 0), device.row()), (1, None));
         answer_time(&mut device, 0, 0);
         let nonce = device.row().expect("a row").nonce;
         assert_eq!(frames(&mut device, 0), 2, "hello and data");
-        let mut other = Device::<4, 1>::new(SCHEMA, Start::Seed(4)).expect("a schema that fits");
+        let mut other = Device::<4, 1>::new(SCHEMA, Start::Seed(4), Box::leak(Box::default())).expect("a schema that fits");
         frames(&mut other, 0);
         answer_time(&mut other, 0, 0);
         assert_ne!(other.row().expect("a row").nonce, nonce);
@@ -360,15 +382,28 @@ mod tests {
             device.push(0, &[None]).expect("an absent value is one");
         }
         let row = device.row().expect("a row");
-        let mut device = Device::<4, 1>::new(SCHEMA, Start::Row(row)).expect("a schema that fits");
+        let mut device = Device::<4, 1>::new(SCHEMA, Start::Row(row), Box::leak(Box::default())).expect("a schema that fits");
         assert_eq!((device.dropped(), device.push(0, &[None])), (3, Ok(4)));
         assert_eq!(device.row(), Some(Row { nonce: 5, resets: 1, next: 5, oldest: 4, dropped: 3 }));
     }
 
     #[test]
+    fn a_numbered_field_says_which_reading_it_is_in() {
+        assert_eq!(device().numbered(0).err(), Some(SchemaError::Fields), "tenths are no numbers");
+        let fields = [FIELDS[0], Field { name: "n", kind: FieldKind::Scaled(0) }];
+        let schema = Schema { fields: &fields, ..SCHEMA };
+        let device = Device::<4, 2>::new(schema, Start::Nonce(5), Box::leak(Box::default()));
+        let mut device = device.and_then(|device| device.numbered(1)).expect("a schema that fits");
+        device.push(0, &[None, None]).expect("absent values");
+        device.push(0, &[None, Some(Value::Scaled(77))]).expect("a value of its kind");
+        assert_eq!(device.retain.get(2).map(|r| r.values[1]), Some(Some(Value::Scaled(2))));
+    }
+
+    #[test]
     fn a_float_that_is_no_number_is_sent_as_a_fault() {
         let fields = [Field { name: "t", kind: FieldKind::F32 }];
-        let mut device = Device::<4, 1>::new(Schema { fields: &fields, ..SCHEMA }, Start::Nonce(5)).expect("a schema that fits");
+        let mut device = Device::<4, 1>::new(Schema { fields: &fields, ..SCHEMA }, Start::Nonce(5), Box::leak(Box::default()))
+            .expect("a schema that fits");
         device.push(0, &[Some(Value::F32(f32::NAN))]).expect("a value of its kind");
         assert_eq!(device.retain.get(1).map(|r| r.values[0]), Some(Some(Value::Fault(crate::fault::Fault::NotANumber))));
     }
@@ -393,9 +428,15 @@ mod tests {
     fn a_schema_that_fits_no_frame_is_refused_at_once() {
         let long = "n".repeat(250);
         let schema = Schema { device: &long, ..SCHEMA };
-        assert_eq!(Device::<4, 1>::new(schema, Start::Nonce(1)).err(), Some(SchemaError::TooLong));
+        assert_eq!(Device::<4, 1>::new(schema, Start::Nonce(1), Box::leak(Box::default())).err(), Some(SchemaError::TooLong));
         let twice = [FIELDS[0], FIELDS[0]];
-        assert_eq!(Device::<4, 2>::new(Schema { fields: &twice, ..SCHEMA }, Start::Nonce(1)).err(), Some(SchemaError::Name));
-        assert_eq!(Device::<4, 1>::new(Schema { fields: &twice, ..SCHEMA }, Start::Nonce(1)).err(), Some(SchemaError::Fields));
+        assert_eq!(
+            Device::<4, 2>::new(Schema { fields: &twice, ..SCHEMA }, Start::Nonce(1), Box::leak(Box::default())).err(),
+            Some(SchemaError::Name)
+        );
+        assert_eq!(
+            Device::<4, 1>::new(Schema { fields: &twice, ..SCHEMA }, Start::Nonce(1), Box::leak(Box::default())).err(),
+            Some(SchemaError::Fields)
+        );
     }
 }

@@ -9,6 +9,9 @@ use crate::frame::{
     write_resend, write_simple,
 };
 
+/// While a reading is missing it is asked for again after that long, microseconds.
+const ASK_AGAIN_US: u64 = 500_000;
+
 /// What became of readings on the link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkCounts {
@@ -67,8 +70,9 @@ pub struct Gateway {
     /// Readings may have passed that could not be taken without a hello: the device is asked for them after it.
     missed: bool,
     resend_wanted: bool,
-    /// Number after which a resend was asked for already.
+    /// Number after which a resend was asked for already, and when.
     asked_after: Option<Taken>,
+    asked_us: u64,
     counts: LinkCounts,
     /// When the last data frame was sent, in our clock.
     sent_us: Option<u64>,
@@ -117,6 +121,7 @@ impl Gateway {
                 self.hello_wanted = false;
                 if core::mem::take(&mut self.missed) {
                     self.asked_after = self.taken;
+                    self.asked_us = now_us;
                     self.resend_wanted = true;
                 }
                 Some(Event::Hello { new_boot })
@@ -132,7 +137,7 @@ impl Gateway {
                 }
                 let (nonce, first, last, oldest) = (data.nonce, data.first, data.last(), data.oldest);
                 self.sent_us = (data.clock == self.clock).then_some(data.sent_us);
-                Some(self.data(nonce, first, last, oldest))
+                Some(self.data(nonce, first, last, oldest, now_us))
             }
             Message::TimeRequest { nonce, sent_us } => {
                 self.asked = Some((nonce, sent_us, now_us));
@@ -149,15 +154,19 @@ impl Gateway {
         Some(Event::Refused(FrameError::Body))
     }
 
-    fn data(&mut self, nonce: u32, first: u64, last: u64, oldest: u64) -> Event {
+    fn data(&mut self, nonce: u32, first: u64, last: u64, oldest: u64, now_us: u64) -> Event {
         // A hello of this nonce came before, so `taken` is of this nonce too. Readings before the oldest are gone for good.
         let taken = self.taken.map_or(0, |taken| taken.sequence);
         let before = taken.max(oldest - 1);
         let lost = before - taken;
         if first > before + 1 {
             let here = Taken { nonce, sequence: before };
-            self.resend_wanted |= self.asked_after != Some(here);
-            self.asked_after = Some(here);
+            // What was asked for may still be on its way behind this; or the question was lost.
+            if self.asked_after != Some(here) || now_us.saturating_sub(self.asked_us) >= ASK_AGAIN_US {
+                self.resend_wanted = true;
+                self.asked_after = Some(here);
+                self.asked_us = now_us;
+            }
             return Event::Early;
         }
         let new = last.saturating_sub(before);

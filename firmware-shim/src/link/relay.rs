@@ -78,7 +78,7 @@ struct World {
 impl World {
     fn new() -> Self {
         Self {
-            device: Device::new(SCHEMA, Start::Nonce(77)).expect("a schema that fits"),
+            device: Device::new(SCHEMA, Start::Nonce(77), Box::leak(Box::default())).expect("a schema that fits"),
             gateway: Gateway::new(None, CLOCK),
             now_us: 0,
             pushed: 0,

@@ -290,7 +290,11 @@ mod frames {
 
     impl Board {
         fn new(nonce: u32) -> Self {
-            Self { pty: Pty::open(), device: Device::new(SCHEMA, Start::Nonce(nonce)).unwrap(), began: Instant::now() }
+            Self {
+                pty: Pty::open(),
+                device: Device::new(SCHEMA, Start::Nonce(nonce), Box::leak(Box::default())).unwrap(),
+                began: Instant::now(),
+            }
         }
 
         fn read(&mut self, hundredths: i64, age_us: u64) {
@@ -560,7 +564,7 @@ mod frames {
         let mut running = start(&board.pty.path, frames(), Resume::default());
         board.read(1, 0);
         points(&mut running, &mut board, 1).await;
-        board.device = Device::new(SCHEMA, Start::Nonce(10)).unwrap();
+        board.device = Device::new(SCHEMA, Start::Nonce(10), Box::leak(Box::default())).unwrap();
         board.read(5, 0);
         assert_eq!(points(&mut running, &mut board, 1).await, ["climate,device=shed temperature=0.05,door=true ?"]);
         assert_eq!(running.receiver.positions.last(), Some(&Position::Sequence { nonce: 10, sequence: 1 }));

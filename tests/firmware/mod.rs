@@ -1,0 +1,144 @@
+//! A microcontroller that QEMU runs, its serial line through a relay that does it harm, and the agent at the other end: every reading
+//! arrives once or is counted as lost.
+//!
+//! Each reading carries its number, and the numbers go on over resets of the board: so the points that arrived say which are missing.
+
+mod board;
+mod relay;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use self::{
+    board::Board,
+    relay::{Harm, Relay},
+};
+use crate::support::{agent::Agent, eventually};
+
+/// What has arrived: of each number the times it came with, one per line.
+#[derive(Debug, Default)]
+struct Arrived {
+    readings: BTreeMap<u64, Vec<i64>>,
+    faults: BTreeSet<String>,
+}
+
+impl Arrived {
+    fn read(directory: &Path) -> Self {
+        let text = fs::read_to_string(directory.join("out.lp")).unwrap_or_default();
+        let mut arrived = Self::default();
+        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+            let mut parts = line.trim_end().split(' ');
+            let (series, fields, time) = (parts.next(), parts.next(), parts.next());
+            let (Some(series), Some(fields), Some(time)) = (series, fields, time) else { panic!("no point: {line}") };
+            let field = |name: &str| fields.split(',').find_map(|f| f.strip_prefix(name)).map(|value| value.trim_matches('"'));
+            if series.starts_with("climate_fault,") {
+                arrived.faults.extend(field("fault=").map(str::to_owned));
+                continue;
+            }
+            assert!(series.starts_with("climate,device=station"), "{line}");
+            let number = field("n=").and_then(|n| n.strip_suffix('i')?.parse().ok());
+            let number = number.unwrap_or_else(|| panic!("a reading without its number: {line}"));
+            arrived.readings.entry(number).or_default().push(time.parse().expect("a time"));
+        }
+        arrived
+    }
+
+    fn last(&self) -> u64 {
+        self.readings.last_key_value().map_or(0, |(number, _)| *number)
+    }
+
+    /// Numbers up to the last that are not there.
+    fn missing(&self) -> u64 {
+        self.last() - self.readings.len() as u64
+    }
+}
+
+fn count(agent: &Agent, what: &str) -> u64 {
+    agent.status()["inputs"][0][what].as_u64().unwrap_or_default()
+}
+
+/// Waits until readings that are that many numbers further on have arrived.
+fn await_more(directory: &Path, more: u64) {
+    let from = Arrived::read(directory).last();
+    eventually(&format!("{more} more readings after {from}"), || (Arrived::read(directory).last() >= from + more).then_some(()));
+}
+
+fn config(relay: &Relay) -> String {
+    format!(
+        "[agent]\nomit_hostname = true\nflush_interval = \"50ms\"\n[[inputs.serial]]\nport = {:?}\ndata_format = \"frame\"\n[[outputs.file]]\nfiles = [\"out.lp\"]\n[storage]\ncommit_interval = \"20ms\"\n",
+        relay.port()
+    )
+}
+
+#[test]
+fn every_reading_of_a_board_on_a_bad_line_arrives_once_or_is_counted_as_lost() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path();
+    let mut board = Board::start(path);
+    let relay = Relay::start(board.serial());
+    let began = Instant::now();
+    let mut agent = Agent::start(path, &config(&relay));
+    await_more(path, 20);
+    assert_eq!(count(&agent, "lost_link"), 0, "a good line loses nothing");
+
+    relay.harm(Harm::EVERYTHING);
+    await_more(path, 60);
+    for _ in 0..3 {
+        board.reset();
+        await_more(path, 25);
+        agent.kill();
+        agent = Agent::spawn_written(path);
+        await_more(path, 25);
+    }
+    // The board's queue holds some four seconds.
+    relay.harm(Harm::CUT);
+    let cut = Instant::now();
+    eventually("the board's queue has overflowed", || (cut.elapsed() > Duration::from_secs(7)).then_some(()));
+    let lost = count(&agent, "lost_link");
+    relay.harm(Harm::NONE);
+    await_more(path, 80);
+    assert!(count(&agent, "lost_link") > lost, "what the queue could not hold is counted");
+
+    board.freeze();
+    // Nothing more can come than is on its way.
+    let mut seen = (0, Instant::now());
+    eventually("nothing comes any more", || {
+        let last = Arrived::read(path).last();
+        if seen.0 != last {
+            seen = (last, Instant::now());
+        }
+        (seen.1.elapsed() > Duration::from_secs(2)).then_some(())
+    });
+    let arrived = Arrived::read(path);
+    assert_eq!(arrived.missing(), count(&agent, "lost_link"), "what has not arrived is what was counted");
+    let harmed = relay.harmed();
+    let status = agent.status();
+    println!(
+        "{} readings: {} arrived, {} lost, {} came twice, {} frames refused; harm done {harmed:?}; {:.1} s",
+        arrived.last(),
+        arrived.readings.len(),
+        arrived.missing(),
+        count(&agent, "duplicate"),
+        count(&agent, "refused_frame") + count(&agent, "refused_size") + count(&agent, "refused_parse"),
+        began.elapsed().as_secs_f64()
+    );
+    assert_eq!(status["residues"].as_array().map(Vec::len), Some(0), "the ledger balances: {status}");
+    assert!(agent.terminate().success());
+    let end = Arrived::read(path);
+    assert_eq!((end.last(), end.missing()), (arrived.last(), arrived.missing()), "nothing was still on its way");
+
+    let twice: Vec<_> = end.readings.iter().filter(|(_, times)| times.len() > 1).collect();
+    assert!(twice.is_empty(), "these came twice: {twice:?}");
+    assert!(harmed.values().all(|times| *times > 0), "every kind of harm was done: {harmed:?}");
+    for fault in ["missing", "power_on_value", "none"] {
+        assert!(end.faults.contains(fault), "{fault} is among {:?}", end.faults);
+    }
+    // The board asks the gateway for the time: whatever the relay held up, no reading is in the future or long before the test.
+    let times: Vec<i64> = end.readings.values().flatten().copied().collect();
+    let (first, last) = (times.iter().min().expect("some"), times.iter().max().expect("some"));
+    assert!((last - first) as u128 <= began.elapsed().as_nanos() + 1_000_000_000, "{first} to {last}");
+}
