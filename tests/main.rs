@@ -6,6 +6,7 @@ mod config_cases;
 mod configs;
 mod crash;
 mod cut;
+mod dedup;
 mod docs;
 mod firmware;
 mod operation;

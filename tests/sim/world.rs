@@ -93,7 +93,11 @@ pub fn spec(durability: Durability) -> EngineSpec {
     let output = |name: &str| OutputSpec { name: name.into(), alerts: true, results: true, ..OutputSpec::default() };
     let mut spec = EngineSpec {
         inputs: (0..INPUTS)
-            .map(|i| InputSpec { name: format!("input{i}"), window_messages: if i == 1 { BROKER_WINDOW as u32 } else { 0 } })
+            .map(|i| InputSpec {
+                name: format!("input{i}"),
+                window_messages: if i == 1 { BROKER_WINDOW as u32 } else { 0 },
+                ..InputSpec::default()
+            })
             .collect(),
         outputs: vec![
             // What the agent tells about itself depends on what went wrong: an undisturbed run has none of it.

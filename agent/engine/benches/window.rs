@@ -121,7 +121,7 @@ fn windows(c: &mut Criterion) {
     group.throughput(Throughput::Elements(cells as u64)).sample_size(10);
     for (name, windows, alerts) in cases {
         let spec = Arc::new(EngineSpec {
-            inputs: vec![InputSpec { name: "in".into(), window_messages: 0 }],
+            inputs: vec![InputSpec { name: "in".into(), window_messages: 0, ..InputSpec::default() }],
             outputs: vec![OutputSpec { name: "out".into(), results: true, alerts: true, ..OutputSpec::default() }],
             windows,
             alerts,

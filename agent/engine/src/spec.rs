@@ -81,6 +81,25 @@ pub struct InputSpec {
     pub name: String,
     /// Unacknowledged messages its source allows; a commit is made at three quarters. 0: no such bound.
     pub window_messages: u32,
+    /// Points that come again are recognised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dedup: Option<DedupSpec>,
+}
+
+/// What an input remembers of the points it has recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DedupSpec {
+    /// For how long, observed axis, above 0.
+    pub within: i64,
+    /// How many, above 0; the oldest is forgotten first.
+    pub entries_max: usize,
+}
+
+impl DedupSpec {
+    /// Memory it may take, bytes: a hash in order of arrival and one in a set, each in a table that is never less than half full but once.
+    pub fn memory_bytes_max(&self) -> usize {
+        self.entries_max.saturating_mul(40)
+    }
 }
 
 /// One output or edge action.

@@ -7,7 +7,7 @@ mod tests;
 use std::{fmt::Write, path::PathBuf};
 
 use clap::Args;
-use weir_engine::spec::Durability;
+use weir_engine::spec::{DedupSpec, Durability};
 use weir_plugin_api::{
     Cell,
     batch::{BATCH_CELLS, BATCH_TEXT},
@@ -101,7 +101,8 @@ fn summary(config: &Config, warnings: usize) -> String {
     };
     let commit = format_duration(std::time::Duration::from_nanos(storage.commit_interval.unsigned_abs()));
     let rings = config.inputs.len() * config.agent.ring_batches * (BATCH_CELLS * size_of::<Cell>() + BATCH_TEXT);
-    let memory = rings + engine.limits.results_waiting_bytes_max + engine.limits.held_bytes_max;
+    let dedup: usize = engine.inputs.iter().filter_map(|input| input.dedup.as_ref()).map(DedupSpec::memory_bytes_max).sum();
+    let memory = rings + dedup + engine.limits.results_waiting_bytes_max + engine.limits.held_bytes_max;
     let disk = storage.journal_bytes_max + storage.outbox_bytes_max;
     let _ = writeln!(
         out,

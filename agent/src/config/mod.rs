@@ -13,6 +13,7 @@
 //! Loading touches nothing: a configuration can be loaded again while the agent runs, and thrown away.
 
 mod context;
+mod dedup;
 pub mod environment;
 // Used where expressions point at a character.
 mod literal;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use weir_engine::spec::{InputSpec, LevelSpec, OutputSpec};
+use weir_engine::spec::{DedupSpec, InputSpec, LevelSpec, OutputSpec};
 use weir_plugin_api::{
     collector::Shape,
     filter::Filter,
@@ -12,6 +12,7 @@ use weir_plugin_api::{
 
 use super::{
     context::{Context, Names, check_name, nanos, positive_nanos},
+    dedup::{self, Dedup},
     merge::{Merged, Plugin},
     operators::ActionNames,
     sections::{Agent, tags_of, warn_buffer_limit},
@@ -39,6 +40,9 @@ weir_plugin_api::options! {
         name_suffix: String = String::new(),
         /// Tags set on every point that has none of that key.
         tags: BTreeMap<String, String> = BTreeMap::new(),
+        /// Points that come again are counted, not taken: the same series, time and values as one recorded up to `within` ago, as in
+        /// { within = "1h", entries_max = 100000 }. Points without a time of their own are never the same. Absent: none is left out.
+        dedup: Option<Dedup> = None,
     }
 }
 
@@ -139,12 +143,13 @@ pub fn inputs(merged: &Merged, settings: &Settings<'_>, claims: &mut Claims, con
         let path = format!("inputs.{}", plugin.name);
         let Some(entry) = find(&context.registry.inputs, "inputs", plugin, context) else { continue };
         let section = Section::new(path.as_str(), &plugin.table, plugin.place.clone(), &context.diagnostics);
-        if let Some(input) = input(&section, entry, name, settings, context) {
+        if let Some((input, dedup)) = input(&section, entry, name, settings, context) {
             claims.take(&input.built.claims, &path, &plugin.place, context);
-            inputs.specs.push(InputSpec { name: input.name.clone(), window_messages: window_messages(&section, entry) });
+            inputs.specs.push(InputSpec { name: input.name.clone(), window_messages: window_messages(&section, entry), dedup });
             inputs.built.push(input);
         }
         warnings::input(entry.name, &section);
+        dedup::warn_without_times(entry.name, &section);
         section.finish(&unsupported(entry.unsupported, &INPUT_UNSUPPORTED));
     }
     inputs
@@ -156,7 +161,7 @@ fn input(
     name: String,
     settings: &Settings<'_>,
     context: &Context<'_>,
-) -> Option<ConfiguredInput> {
+) -> Option<(ConfiguredInput, Option<DedupSpec>)> {
     let filter = Filter::read(section);
     let tags = match section.node("tags").map(|node| &node.item) {
         Some(Item::Table(table)) => tags_of(table, &format!("{}.tags", section.path), context),
@@ -175,6 +180,7 @@ fn input(
         name_prefix: section.get("name_prefix").unwrap_or_default(),
         name_suffix: section.get("name_suffix").unwrap_or_default(),
         tags: BTreeMap::new(),
+        dedup: section.get("dedup"),
     };
     let agent = &settings.agent.table;
     let interval = common.interval.unwrap_or(agent.interval);
@@ -205,7 +211,7 @@ fn input(
             section.warn_at(key, format!("`{key}` does nothing here: this input is not asked, it tells"));
         }
     }
-    Some(ConfiguredInput {
+    let configured = ConfiguredInput {
         name,
         plugin: entry.name,
         shape,
@@ -213,7 +219,8 @@ fn input(
         jitter: common.collection_jitter.unwrap_or(agent.collection_jitter),
         offset: common.collection_offset.unwrap_or(agent.collection_offset),
         built,
-    })
+    };
+    Some((configured, common.dedup.map(Dedup::spec)))
 }
 
 fn build_context(name: &str, interval: Duration, settings: &Settings<'_>, context: &Context<'_>) -> BuildContext {

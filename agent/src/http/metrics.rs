@@ -64,6 +64,7 @@ fn is_gauge(field: &str) -> bool {
         "day_",
         "endurance_",
         "life_",
+        "dedup_entries",
     ]
     .iter()
     .any(|g| field.starts_with(g))

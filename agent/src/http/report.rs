@@ -59,6 +59,8 @@ impl Report {
         let inputs = ledger.inputs.iter().map(|input| {
             let mut all = numbers(&input.counts.fields());
             all.insert("recorded".into(), input.recorded);
+            all.insert("dedup_entries".into(), input.dedup_entries);
+            all.insert("dedup_forgotten".into(), input.dedup_forgotten);
             Row { name: input.name.clone(), numbers: all }
         });
         let operators = ledger.operators.iter().map(|operator| {

@@ -12,6 +12,7 @@ use super::{
     Core, Effect, InputState, Now,
     commit::Commit,
     condition::Dropping,
+    dedup::NameHashes,
     ledger::OutputLine,
     pace::Pace,
     waiting::{LaneQueue, Stored},
@@ -20,7 +21,7 @@ use crate::{
     operators::Operators,
     record::Record,
     series::SeriesTable,
-    spec::{EngineSpec, OutputSpec},
+    spec::{EngineSpec, InputSpec, OutputSpec},
 };
 
 /// Where each output of the new configuration was in the old one, and back.
@@ -114,7 +115,7 @@ impl Core {
             table = SeriesTable::new(spec.limits.series_max);
             (Operators::new(Arc::clone(&spec)), vec![format!("the state of all windows and alerts is dropped: {error}")])
         });
-        (self.operators, self.table) = (operators, table);
+        (self.operators, self.table, self.hashes) = (operators, table, NameHashes::default());
         self.dropped.extend(dropped);
         self.levels_sent = vec![None; spec.levels.len()];
         let commit = Commit::new(&spec.storage);
@@ -127,7 +128,12 @@ impl Core {
     fn migrate_inputs(&mut self, old: &EngineSpec) {
         let mut known: BTreeMap<String, InputState> = std::mem::take(&mut self.gone).into_iter().collect();
         known.extend(old.inputs.iter().map(|i| i.name.clone()).zip(std::mem::take(&mut self.inputs)));
-        self.inputs = self.spec.inputs.iter().map(|input| known.remove(&input.name).unwrap_or_default()).collect();
+        let state = |input: &InputSpec| {
+            let mut state = known.remove(&input.name).unwrap_or_default();
+            state.dedup.adapt(input.dedup.as_ref());
+            state
+        };
+        self.inputs = self.spec.inputs.iter().map(state).collect();
         self.gone = known.into_iter().collect();
     }
 

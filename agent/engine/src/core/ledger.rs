@@ -16,6 +16,10 @@ pub struct InputLine {
     pub counts: InputCounts,
     /// Points in records.
     pub recorded: u64,
+    /// Points that `dedup` remembers now.
+    pub dedup_entries: u64,
+    /// Points it forgot before their time, because it may remember no more.
+    pub dedup_forgotten: u64,
 }
 
 /// One operator's line.

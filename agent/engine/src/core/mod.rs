@@ -17,6 +17,7 @@ pub mod clock;
 mod commit;
 mod condition;
 mod configuration;
+mod dedup;
 mod deliver;
 pub mod ledger;
 mod pace;
@@ -37,6 +38,8 @@ use self::{
     clock::ClockState,
     commit::Commit,
     condition::Dropping,
+    dedup::{Dedup, NameHashes},
+    ledger::InputLine,
     pace::Pace,
     thin::Thinning,
     waiting::{Held, Stored, Waiting},
@@ -324,6 +327,15 @@ pub(crate) struct InputState {
     recorded: u64,
     /// Messages taken and not yet durable.
     unacknowledged: u32,
+    /// Points seen before, with `dedup`.
+    dedup: Dedup,
+}
+
+impl InputState {
+    fn line(&self, name: String) -> InputLine {
+        let (dedup_entries, dedup_forgotten) = (self.dedup.len() as u64, self.dedup.forgotten);
+        InputLine { name, counts: self.counts, recorded: self.recorded, dedup_entries, dedup_forgotten }
+    }
 }
 
 /// The core: see the module.
@@ -335,6 +347,8 @@ pub struct Core {
     /// The state or the journal says which one is in force.
     spec_known: bool,
     table: SeriesTable,
+    /// Of the names in `table`, for inputs with `dedup`.
+    hashes: NameHashes,
     operators: Operators,
     results: Results,
     inputs: Vec<InputState>,

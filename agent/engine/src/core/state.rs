@@ -10,6 +10,7 @@ use super::{
     clock::ClockState,
     commit::Commit,
     condition::Dropping,
+    dedup::{Dedup, NameHashes},
     ledger::{DamageLine, OutputLine},
     pace::Pace,
     thin::{Kept, Thinning},
@@ -28,10 +29,12 @@ use crate::{
 };
 
 /// Version of the state's format.
-const VERSION: u64 = 4;
-/// The one before knew of no results that were thinned.
+const VERSION: u64 = 5;
+/// The one before knew no `dedup`.
+const VERSION_WITHOUT_DEDUP: u64 = 4;
+/// The one before that knew of no results that were thinned.
 const VERSION_WITHOUT_THINNED: u64 = 3;
-/// The one before that did not say which configuration it belongs to.
+/// And the one before that did not say which configuration it belongs to.
 const VERSION_WITHOUT_SPEC: u64 = 2;
 
 /// Why a state can't be restored.
@@ -65,6 +68,7 @@ impl Core {
         let outputs = spec.outputs.len();
         Self {
             table: SeriesTable::new(spec.limits.series_max),
+            hashes: NameHashes::default(),
             operators: Operators::new(Arc::clone(&spec)),
             results: Results::default(),
             inputs: spec.inputs.iter().map(|_| InputState::default()).collect(),
@@ -107,7 +111,8 @@ impl Core {
     /// See [`StateError`].
     pub fn restore(spec: Arc<EngineSpec>, state: &[u8], outbox: &[FoundBlock], now: Now) -> Result<Self, StateError> {
         let mut reader = Reader::new(state);
-        let (own, thinned) = own_spec(&mut reader)?;
+        let Head { own, thinned, dedup } = head(&mut reader)?;
+        let mut seen = dedups(dedup)?;
         let (configured, mut unreadable) = (spec, None);
         let spec = match own.map(EngineSpec::from_bytes) {
             Some(Ok(own)) => Arc::new(own),
@@ -129,8 +134,15 @@ impl Core {
             DamageLine { journal_blocks: reader.u64()?, records: reader.u64()?, points: reader.u64()?, outbox_blocks: reader.u64()? };
         for _ in 0..reader.count()? {
             let name = reader.text()?.to_owned();
-            let input =
-                InputState { resume: resume(&mut reader)?, counts: counts(&mut reader)?, recorded: reader.u64()?, ..InputState::default() };
+            let input = InputState {
+                resume: resume(&mut reader)?,
+                counts: counts(&mut reader)?,
+                recorded: reader.u64()?,
+                dedup: seen.remove(&name).unwrap_or_default(),
+                unacknowledged: 0,
+                series: Vec::new(),
+                fields: Vec::new(),
+            };
             if let Some(index) = spec.inputs.iter().position(|i| i.name == name) {
                 core.inputs[index] = input;
             } else {
@@ -263,6 +275,7 @@ impl Core {
         let mut thinned = Vec::new();
         self.put_thinned(&mut thinned);
         put_bytes(&mut out, &thinned);
+        put_bytes(&mut out, &self.dedups());
         put_u64(&mut out, self.next_record);
         put_u64(&mut out, self.checkpoint.number);
         put_i64(&mut out, self.clock.observed(now));
@@ -322,6 +335,19 @@ impl Core {
         out
     }
 
+    /// What inputs have seen, of those that have seen anything.
+    fn dedups(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let named = self.spec.inputs.iter().map(|i| i.name.as_str()).zip(&self.inputs);
+        for (name, input) in named.chain(self.gone.iter().map(|(name, input)| (name.as_str(), input))) {
+            if !input.dedup.is_unused() {
+                put_bytes(&mut out, name.as_bytes());
+                input.dedup.put(&mut out);
+            }
+        }
+        out
+    }
+
     /// Says which boot of the machine this is, before [`Core::start`]: a number that no other boot has. Without it a boot is told from the
     /// one before by a steady time that has gone back.
     pub fn set_boot(&mut self, boot: u64) {
@@ -347,14 +373,36 @@ impl Core {
     }
 }
 
-/// The configuration a state belongs to, and what it says of thinned results; the reader stands behind both.
-pub(super) fn own_spec<'a>(reader: &mut Reader<'a>) -> Result<(Option<&'a [u8]>, &'a [u8]), StateError> {
+/// What a state begins with.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Head<'a> {
+    /// The configuration it belongs to.
+    pub own: Option<&'a [u8]>,
+    /// What was thinned.
+    pub thinned: &'a [u8],
+    /// What inputs have seen.
+    pub dedup: &'a [u8],
+}
+
+/// Reads it; the reader stands behind it.
+pub(super) fn head<'a>(reader: &mut Reader<'a>) -> Result<Head<'a>, StateError> {
     match reader.u64()? {
-        VERSION => Ok((Some(reader.bytes()?), reader.bytes()?)),
-        VERSION_WITHOUT_THINNED => Ok((Some(reader.bytes()?), &[])),
-        VERSION_WITHOUT_SPEC => Ok((None, &[])),
+        VERSION => Ok(Head { own: Some(reader.bytes()?), thinned: reader.bytes()?, dedup: reader.bytes()? }),
+        VERSION_WITHOUT_DEDUP => Ok(Head { own: Some(reader.bytes()?), thinned: reader.bytes()?, dedup: &[] }),
+        VERSION_WITHOUT_THINNED => Ok(Head { own: Some(reader.bytes()?), ..Head::default() }),
+        VERSION_WITHOUT_SPEC => Ok(Head::default()),
         version => Err(StateError::Version(version)),
     }
+}
+
+/// What inputs had seen, by name.
+pub(super) fn dedups(bytes: &[u8]) -> Result<BTreeMap<String, Dedup>, Damaged> {
+    let mut reader = Reader::new(bytes);
+    let mut dedups = BTreeMap::new();
+    while reader.left() > 0 {
+        dedups.insert(reader.text()?.to_owned(), Dedup::read(&mut reader)?);
+    }
+    Ok(dedups)
 }
 
 /// The configuration a checkpoint's state belongs to; `None` when it was written before states said so.
@@ -362,7 +410,7 @@ pub(super) fn own_spec<'a>(reader: &mut Reader<'a>) -> Result<(Option<&'a [u8]>,
 /// # Errors
 /// See [`StateError`]; a configuration that can't be read is [`Damaged`].
 pub fn spec_of(state: &[u8]) -> Result<Option<EngineSpec>, StateError> {
-    let (own, _) = own_spec(&mut Reader::new(state))?;
+    let own = head(&mut Reader::new(state))?.own;
     own.map(EngineSpec::from_bytes).transpose().map_err(|_| StateError::Damaged(Damaged("a configuration that can't be read")))
 }
 

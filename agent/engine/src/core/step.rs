@@ -7,7 +7,7 @@ use weir_plugin_api::{Batch, Identity, Lane, Position, plugin::OutputResume};
 use super::{
     BlockMeta, Core, Effect, Event, Now,
     commit::Flight,
-    ledger::{InputLine, Ledger, OperatorLine, OutputLine},
+    ledger::{Ledger, OperatorLine, OutputLine},
     pace::Pace,
 };
 use crate::{
@@ -46,6 +46,7 @@ impl Core {
                 return;
             }
             self.replayed = stamp;
+            self.remember(stamp, record, table);
             self.note(sequence, stamp, record, table);
         });
         self.table = table;
@@ -144,6 +145,7 @@ impl Core {
     fn batch(&mut self, now: Now, input: u16, mut batch: Batch, effects: &mut Vec<Effect>) {
         self.check_clock(now);
         self.translate(input, &mut batch);
+        self.leave_out_duplicates(now, input, &mut batch);
         let number = batch.number;
         let waits = batch.position != Position::None || !batch.cells.is_empty() || !batch.counts.is_zero();
         if waits {
@@ -222,6 +224,25 @@ impl Core {
         let left = batch.cells.iter().filter(|c| c.starts_point()).count() as u32;
         batch.counts.refused_series += u64::from(batch.points - left);
         batch.points = left;
+    }
+
+    /// What the input has seen within its `dedup` is counted instead of recorded.
+    fn leave_out_duplicates(&mut self, now: Now, input: u16, batch: &mut Batch) {
+        let index = usize::from(input);
+        if let Some(dedup) = &self.spec.inputs[index].dedup {
+            let observed = self.clock.observed(now);
+            self.inputs[index].dedup.filter(dedup, observed, batch, &self.table, &mut self.hashes);
+        }
+    }
+
+    /// The same from the journal, where duplicates are only a number.
+    fn remember(&mut self, stamp: Stamp, record: &Record<'_>, table: &crate::series::SeriesTable) {
+        let Record::Batch(batch) = record else { return };
+        let index = usize::from(batch.input);
+        let dedup = self.spec.inputs.get(index).and_then(|input| input.dedup.as_ref());
+        if let (Some(dedup), Some(input)) = (dedup, self.inputs.get_mut(index)) {
+            input.dedup.replay(dedup, stamp.observed, batch, table, &mut self.hashes);
+        }
     }
 
     /// Makes a record: encodes it, and applies it.
@@ -499,9 +520,11 @@ impl Core {
         self.damage.points += points;
     }
 
-    /// Digest of the operators' state.
+    /// Digest of what the records so far have made of operators and `dedup`.
     pub fn digest(&self) -> u64 {
-        self.operators.digest(&self.table)
+        let mut seen = Vec::new();
+        self.inputs.iter().for_each(|input| input.dedup.put(&mut seen));
+        self.operators.digest(&self.table) ^ u64::from(crc32c::crc32c(&seen)) << 16
     }
 
     /// The ledger now.
@@ -514,7 +537,7 @@ impl Core {
             self.fill(index, line, observed);
         }
         Ledger {
-            inputs: named.chain(gone).map(|(name, input)| InputLine { name, counts: input.counts, recorded: input.recorded }).collect(),
+            inputs: named.chain(gone).map(|(name, input)| input.line(name)).collect(),
             engine: *self.operators.counts(),
             types: self.operators.type_counts(),
             operators: self

@@ -2,7 +2,10 @@
 
 use weir_plugin_api::{Identity, InputCounts, Lane, Resume};
 
-use super::state::{StateError, own_spec, resume};
+use super::{
+    dedup::Dedup,
+    state::{StateError, dedups, head, resume},
+};
 use crate::{
     codec::{
         bytes::{Damaged, Reader},
@@ -23,6 +26,8 @@ pub struct InputSummary {
     pub counts: InputCounts,
     /// Points recorded.
     pub recorded: u64,
+    /// Points that its `dedup` remembers.
+    pub dedup_entries: usize,
 }
 
 /// How far an output has got in one lane.
@@ -99,7 +104,7 @@ impl StateSummary {
     /// See [`StateError`].
     pub fn read(state: &[u8]) -> Result<Self, StateError> {
         let mut reader = Reader::new(state);
-        own_spec(&mut reader)?;
+        let seen = dedups(head(&mut reader)?.dedup)?;
         let next_record = reader.u64()?;
         let _checkpoint = reader.u64()?;
         let (observed, wall_last, offset) = (reader.i64()?, reader.i64()?, reader.i64()?);
@@ -110,7 +115,9 @@ impl StateSummary {
         let mut inputs = Vec::new();
         for _ in 0..reader.count()? {
             let (name, resume, counts) = (reader.text()?.to_owned(), resume(&mut reader)?, counts(&mut reader)?);
-            inputs.push(InputSummary { name, resume, counts, recorded: reader.u64()? });
+            let recorded = reader.u64()?;
+            let dedup_entries = seen.get(&name).map_or(0, Dedup::len);
+            inputs.push(InputSummary { name, resume, counts, recorded, dedup_entries });
         }
         let mut outputs = Vec::new();
         for _ in 0..reader.count()? {

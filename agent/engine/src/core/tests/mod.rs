@@ -6,6 +6,7 @@ mod clock;
 mod commit;
 mod condition;
 mod configuration;
+mod dedup;
 mod overload;
 mod recovery;
 mod thin;
@@ -45,7 +46,7 @@ pub(super) fn spec() -> EngineSpec {
     let output =
         |name: &str| OutputSpec { name: name.into(), alerts: true, results: true, filter: filter.clone(), ..OutputSpec::default() };
     EngineSpec {
-        inputs: vec![InputSpec { name: "in".into(), window_messages: 20 }],
+        inputs: vec![InputSpec { name: "in".into(), window_messages: 20, ..InputSpec::default() }],
         outputs: vec![output("near"), output("far")],
         levels: vec![LevelSpec { name: "siren".into(), at_once: false }],
         alerts: vec![AlertSpec {

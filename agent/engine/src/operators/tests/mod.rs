@@ -77,7 +77,7 @@ pub(super) fn spec(windows: Vec<WindowSpec>, alerts: Vec<AlertSpec>) -> EngineSp
     let all = OutputSpec { name: "all".into(), alerts: true, results: true, ..OutputSpec::default() };
     let late = OutputSpec { name: "late".into(), late: true, ..OutputSpec::default() };
     EngineSpec {
-        inputs: vec![InputSpec { name: "in".into(), window_messages: 0 }],
+        inputs: vec![InputSpec { name: "in".into(), window_messages: 0, ..InputSpec::default() }],
         outputs: vec![all, late],
         levels: vec![LevelSpec { name: "siren".into(), at_once: false }],
         windows,
