@@ -77,6 +77,11 @@ impl Receiver {
         lines
     }
 
+    /// Whether nothing waits to be taken.
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
     fn read(&mut self, batch: &Batch, lines: &mut Vec<String>) {
         self.series.extend(batch.new_series.iter().cloned());
         self.partitions.extend(batch.new_partitions.iter().cloned());

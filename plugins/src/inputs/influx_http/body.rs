@@ -15,7 +15,7 @@ use axum::{
 use flate2::write::MultiGzDecoder;
 use tokio::sync::oneshot;
 
-use weir_plugin_api::collector::Refusal;
+use weir_plugin_api::{collector::Refusal, plugin::Stop};
 
 use super::{
     Handed, Piece, Shared, Taken,
@@ -103,7 +103,7 @@ async fn read(shared: &Shared, request: Request, parameters: &Parameters) -> Res
     let mut body = request.into_body();
     let mut pieces = Pieces { shared, unit: parameters.unit, tags: Arc::new(parameters.tags.clone()), replies: Vec::new() };
     let (mut left, mut total, mut large) = (shared.settings.read_timeout, 0, None);
-    while let Some(frame) = frame(&mut body, &mut left).await? {
+    while let Some(frame) = frame(&mut body, &mut left, &shared.stop).await? {
         for packed in frame.chunks(UNPACK) {
             let before = unpacked.bytes().len();
             unpacked.push(packed)?;
@@ -164,12 +164,17 @@ fn unpacking(headers: &HeaderMap, body_max: usize) -> Result<Unpacked, Failure> 
     }
 }
 
-/// The next part of the body, within the time that is left for reading.
-async fn frame(body: &mut Body, left: &mut Duration) -> Result<Option<Bytes>, Failure> {
+/// The next part of the body, within the time that is left for reading; after a stop only what is here.
+async fn frame(body: &mut Body, left: &mut Duration, stop: &Stop) -> Result<Option<Bytes>, Failure> {
     loop {
         let begun = Instant::now();
         let next = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
-        let frame = match tokio::time::timeout(*left, next).await {
+        let next = tokio::select! {
+            biased;
+            next = tokio::time::timeout(*left, next) => next,
+            () = stop.requested() => return Err(Failure::Busy("the agent is stopping")),
+        };
+        let frame = match next {
             Err(_) => return Err(Failure::Slow),
             Ok(None) => return Ok(None),
             Ok(Some(Err(_))) => return Err(Failure::Bad("the body broke off".into())),

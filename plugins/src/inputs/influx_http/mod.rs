@@ -30,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use weir_plugin_api::{
     collector::Refusal,
     options::{Secret, Section},
-    plugin::{BoxFuture, InputContext, PluginError, StreamingInput},
+    plugin::{BoxFuture, InputContext, PluginError, Stop, StreamingInput},
     ring::Acknowledgements,
 };
 
@@ -138,6 +138,7 @@ impl Listener {
             settings: Arc::clone(&self.settings),
             handed,
             acknowledgements: context.collector.acknowledgements(),
+            stop: context.stop.clone(),
             bodies: Semaphore::new(BODIES_MAX),
             large: Semaphore::new(1),
         });
@@ -265,6 +266,8 @@ struct Shared {
     settings: Arc<ListenerSettings>,
     handed: mpsc::Sender<Handed>,
     acknowledgements: Acknowledgements,
+    /// Bodies that are not here yet when it is requested are not waited for.
+    stop: Stop,
     bodies: Semaphore,
     /// The one place for a body that has to be in memory as a whole.
     large: Semaphore,

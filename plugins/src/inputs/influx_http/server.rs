@@ -5,7 +5,10 @@
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -13,7 +16,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::JoinSet,
     time::Instant,
 };
@@ -26,6 +29,8 @@ const HEAD_MAX: usize = 64 * 1024;
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// After a stop, how long an answer that was given has for leaving, and a request that is nearly here for coming.
+const FAREWELL: Duration = Duration::from_millis(50);
 /// A log line about refused connections at most this often.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
@@ -101,18 +106,61 @@ async fn requests(
     settings: &ListenerSettings,
     stop: Stop,
 ) -> Result<(), String> {
+    let (answering, mut idle) = watch::channel(false);
+    let service = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        let answering = Answering::begin(&answering);
+        let answer = service.call(request);
+        async move {
+            let answer = answer.await;
+            drop(answering);
+            answer
+        }
+    });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.read_timeout)
         .max_buf_size(HEAD_MAX)
-        .serve_connection(TokioIo::new(Patience::new(stream, settings.write_timeout)), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Patience::new(stream, settings.write_timeout)), service);
     let mut serving = pin!(serving);
     let served = tokio::select! {
         served = serving.as_mut() => served,
         () = stop.requested() => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            tokio::select! {
+                served = serving => served,
+                // A client that has begun a request and does not go on has nothing here yet.
+                () = quiet(&mut idle) => return Err("the agent is stopping".to_owned()),
+            }
         }
     };
     served.map_err(|e| e.to_string())
+}
+
+/// Until no request is being answered, and none has come meanwhile.
+async fn quiet(answering: &mut watch::Receiver<bool>) {
+    loop {
+        // It can't be gone: the connection that serves holds it.
+        let _ = answering.wait_for(|answering| !answering).await;
+        tokio::time::sleep(FAREWELL).await;
+        if !*answering.borrow() {
+            return;
+        }
+    }
+}
+
+/// While it is there, a request of the connection is being answered.
+struct Answering(watch::Sender<bool>);
+
+impl Answering {
+    fn begin(answering: &watch::Sender<bool>) -> Self {
+        answering.send_replace(true);
+        Self(answering.clone())
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
 }
