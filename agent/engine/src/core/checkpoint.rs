@@ -6,6 +6,7 @@ use weir_plugin_api::{Chunk, Lane};
 
 use super::{
     Core, Effect, Now, OutboxBlock, OutboxPlace,
+    merged::Merged,
     thin::{Smaller, keep},
     waiting::Stored,
 };
@@ -14,8 +15,6 @@ use crate::{
     record::DeliveryCounts,
 };
 
-/// Points of small chunks that are merged into one block of the outbox.
-pub(super) const BLOCK_POINTS: usize = 8192;
 /// A checkpoint that failed is tried again after this long, nanoseconds, the next one after twice as long …
 const RETRY_FIRST: i64 = 1_000_000_000;
 /// … up to this.
@@ -157,22 +156,19 @@ impl Core {
                 self.moved.push((lane, one.first, of));
                 queue.stored.insert(index, one);
             }
-            let mut merged: Option<(Chunk, Vec<u32>, i64)> = None;
+            let mut merged: Option<Merged> = None;
             let held = std::mem::take(&mut queue.held);
             queue.bytes = 0;
             self.spilled.extend(held.iter().map(|h| (lane, h.clone())));
             let mut finished = Vec::new();
             for held in held {
                 match &mut merged {
-                    Some((chunk, counts, _)) if chunk.len() + held.chunk.len() <= BLOCK_POINTS => {
-                        append(chunk, &held.chunk);
-                        counts.iter_mut().zip(&held.counts).for_each(|(all, more)| *all += more);
-                    }
-                    other => finished.extend(other.replace(((*held.chunk).clone(), held.counts, held.observed))),
+                    Some(block) if block.has_room(&held) => block.add(&held),
+                    other => finished.extend(other.replace(Merged::new(held))),
                 }
             }
             finished.extend(merged);
-            for (chunk, counts, observed) in finished {
+            for Merged { chunk, counts, observed, .. } in finished {
                 let block = outbox_block(lane, &chunk, &names, &mut encoder);
                 let queue = self.waiting.lane(lane);
                 queue.stored.push_back(Stored { first: block.first, last: block.last, counts, observed, ..Stored::default() });
@@ -353,41 +349,4 @@ pub(super) fn outbox_block(lane: Lane, chunk: &Chunk, names: &[&str], encoder: &
     let (first, last) = (chunk.identity(0), chunk.identity(chunk.len() - 1));
     let times = chunk.cells.iter().fold((i64::MAX, i64::MIN), |(low, high), c| (low.min(c.time), high.max(c.time)));
     OutboxBlock { lane: lane as u8, first, last, points: chunk.len() as u32, times, bytes }
-}
-
-/// Appends the points of `more`, names and text moved behind those of `chunk`.
-fn append(chunk: &mut Chunk, more: &Chunk) {
-    let series: Vec<u32> = more
-        .series
-        .iter()
-        .zip(&more.routes)
-        .map(|(series, route)| {
-            let known = chunk.series.iter().zip(&chunk.routes).position(|(s, r)| Arc::ptr_eq(s, series) && r == route);
-            known.unwrap_or_else(|| {
-                chunk.series.push(Arc::clone(series));
-                chunk.routes.push(*route);
-                chunk.series.len() - 1
-            }) as u32
-        })
-        .collect();
-    let fields: Vec<u16> = more
-        .fields
-        .iter()
-        .map(|field| {
-            chunk.fields.iter().position(|f| f == field).unwrap_or_else(|| {
-                chunk.fields.push(Arc::clone(field));
-                chunk.fields.len() - 1
-            }) as u16
-        })
-        .collect();
-    let (points, cells) = (chunk.starts.len() as u32, chunk.cells.len() as u32);
-    for cell in &more.cells {
-        let mut copy = *cell;
-        copy.series = series[cell.series as usize];
-        copy.field = fields[usize::from(cell.field)];
-        copy.value = weir_plugin_api::Cell::encode_value(cell.value(&more.text), &mut chunk.text).1;
-        chunk.cells.push(copy);
-    }
-    chunk.starts.extend(more.starts.iter().map(|s| s + cells));
-    chunk.identities.extend(more.identities.iter().map(|(start, identity)| (start + points, *identity)));
 }

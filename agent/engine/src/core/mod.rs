@@ -20,6 +20,7 @@ mod configuration;
 mod dedup;
 mod deliver;
 pub mod ledger;
+mod merged;
 mod pace;
 pub mod state;
 mod step;

@@ -17,8 +17,9 @@ use weir_plugin_api::{Cell, Chunk, Identity, Lane, Series};
 
 use super::{
     Core, Effect, Now, OutboxBlock, OutboxPlace,
-    checkpoint::{BLOCK_POINTS, outbox_block},
+    checkpoint::outbox_block,
     deliver::before,
+    merged::BLOCK_POINTS,
     waiting::{LaneQueue, Stored},
 };
 use crate::{
