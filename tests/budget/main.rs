@@ -2,7 +2,7 @@
 //! time, latency, wake-ups and size. Prints one line per figure and judges nothing: compare two builds in one sitting.
 //!
 //! `cargo bench -p weir --bench budget [-- name …] ` runs all parts, or those whose names are given:
-//! `windows journal recovery stall forward drain outage kills mqtt1 mqtt0 latency idle size`. `WEIR_BUDGET_POINTS` sets the points of the
+//! `windows journal recovery stall forward commit drain outage kills mqtt1 mqtt0 latency idle size`. `WEIR_BUDGET_POINTS` sets the points of the
 //! throughput parts, `WEIR_BINARY` measures another binary, such as the release build. `journal` and `stall` measure code that is linked
 //! into the benchmark, whatever binary that is.
 
@@ -59,6 +59,9 @@ fn main() {
     }
     if runs("forward") {
         forward(points);
+    }
+    if runs("commit") {
+        outage::commit();
     }
     if runs("drain") {
         outage::drain(points);

@@ -19,7 +19,7 @@ use crate::{
     LINE_TIME, SERIES, folder, http,
     process::{Usage, Watched},
     support::free_port,
-    wait_long, write_config,
+    wait_long, write_config, write_config_with,
 };
 
 /// Lines of a request.
@@ -155,6 +155,31 @@ pub fn outage(kills: bool) {
         (PHASES[0] + PHASES[1]) * RATE - delivered,
         each(usage.written),
         start.elapsed().as_secs_f64() - 2.0 - (PHASES[0] + PHASES[1]) as f64,
+    );
+}
+
+/// What a commit of a few readings writes.
+pub fn commit() {
+    const COMMITS: u64 = 100;
+    let directory = folder();
+    let port = free_port();
+    write_config_with(directory.path(), &config(port, 9, "identity"), "commit_interval = \"10ms\"");
+    let agent = Watched::start(directory.path(), &[]);
+    agent.wait_listening(port);
+    let (mut connection, mut body) = (None, Vec::new());
+    let mut commit = |number: u64| {
+        body.clear();
+        (number * 3..number * 3 + 3).for_each(|n| crate::line(n, &mut body));
+        assert_eq!(request(&mut connection, port, number, &body), Some(204));
+    };
+    // The first finds everything new.
+    commit(0);
+    let (syncs, before) = (agent.syncs(), agent.usage());
+    (1..=COMMITS).for_each(commit);
+    println!(
+        "commit: {:.2} pages of 4 KiB written and {:.2} syncs for each of {COMMITS} commits of three points",
+        (agent.usage().written - before.written) as f64 / 4096.0 / COMMITS as f64,
+        (agent.syncs() - syncs) as f64 / COMMITS as f64
     );
 }
 

@@ -128,6 +128,10 @@ impl<F: Files> Files for Counted<F> {
     fn truncate(&mut self, name: &str, length: u64) -> Result<(), StoreError> {
         self.files.truncate(name, length)
     }
+
+    fn written_over(&mut self, name: &str) {
+        self.files.written_over(name);
+    }
 }
 
 #[cfg(test)]
