@@ -23,12 +23,28 @@ pub struct Disk {
     full: VecDeque<Effect>,
     /// Says that a block is durable before it is: a planted bug.
     hasty: bool,
+    /// The last record whose block is synced, or in a checkpoint.
+    pub synced: u64,
+    /// The last one whose block is written.
+    last_written: u64,
+    /// Records that only a checkpoint holds: the journal was full. First and last ones.
+    pub unjournaled: Vec<(u64, u64)>,
 }
 
 impl Disk {
     /// Nothing to do yet.
-    pub fn new(hasty: bool) -> Self {
-        Self { hasty, ..Self::default() }
+    pub fn new(hasty: bool, records: u64) -> Self {
+        Self { hasty, synced: records, last_written: records, ..Self::default() }
+    }
+
+    /// Whether it is to sync next.
+    pub fn owes_sync(&self) -> bool {
+        self.unsynced
+    }
+
+    /// Whether all that was written is synced.
+    pub fn is_synced(&self) -> bool {
+        self.synced >= self.last_written && self.is_idle()
     }
 
     /// Whether nothing is left to do.
@@ -42,7 +58,10 @@ impl Disk {
         if self.unsynced && !grouped {
             self.unsynced = false;
             inbox.push_back(match store.sync() {
-                Ok(()) => Event::Durable { block: self.written, synced: true },
+                Ok(()) => {
+                    self.synced = self.last_written;
+                    Event::Durable { block: self.written, synced: true }
+                }
                 Err(StoreError::JournalFull { .. }) => {
                     self.stuck = true;
                     Event::Checkpoint
@@ -62,6 +81,7 @@ impl Disk {
                         let outbox =
                             places.iter().map(|p| core::OutboxPlace { segment: p.segment, offset: p.offset, bytes: p.bytes }).collect();
                         inbox.push_back(Event::CheckpointDone { number, outbox, journal_used: store.journal_used() });
+                        self.synced = self.synced.max(upto_record);
                         self.unsynced |= std::mem::take(&mut self.stuck);
                         self.go_on(store, upto_record, inbox);
                     }
@@ -88,6 +108,7 @@ impl Disk {
         for effect in std::mem::take(&mut self.full) {
             let Effect::Append { block, ref meta, .. } = effect else { continue };
             if meta.first_record + u64::from(meta.records) <= upto + 1 {
+                self.unjournaled.push((meta.first_record, meta.first_record + u64::from(meta.records) - 1));
                 self.written = block;
                 inbox.push_back(Event::Durable { block, synced: true });
             } else if self.full.is_empty() {
@@ -109,7 +130,7 @@ impl Disk {
         };
         match store.append(&header, bytes) {
             Ok(()) => {
-                self.written = block;
+                (self.written, self.last_written) = (block, meta.first_record + u64::from(meta.records) - 1);
                 self.unsynced |= sync;
                 if !sync || self.hasty {
                     inbox.push_back(Event::Durable { block, synced: self.hasty });

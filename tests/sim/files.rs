@@ -57,12 +57,16 @@ pub struct MortalFiles {
     pub fuse: Fuse,
     /// What is left out.
     bug: Option<Bug>,
+    /// Writes to the outbox that are put off: a planted bug.
+    put_off: Vec<(String, u64, Vec<u8>)>,
+    /// A checkpoint has got its name.
+    published: bool,
 }
 
 impl MortalFiles {
     /// Lives for now.
     pub fn new(files: MemoryFiles, bug: Option<Bug>) -> Self {
-        Self { files: Rc::new(RefCell::new(files)), fuse: Fuse::default(), bug }
+        Self { files: Rc::new(RefCell::new(files)), fuse: Fuse::default(), bug, put_off: Vec::new(), published: false }
     }
 
     fn alive(&self, operation: Operation, name: &str) -> Result<(), StoreError> {
@@ -73,6 +77,18 @@ impl MortalFiles {
             return Ok(());
         }
         Err(StoreError::Io { operation, path: PathBuf::from(name), source: io::ErrorKind::Interrupted.into() })
+    }
+}
+
+impl MortalFiles {
+    /// The first page of each file of the journal: what is free may be written over at any time.
+    fn write_over_the_journal(&mut self) -> Result<(), StoreError> {
+        let mut files = self.files.borrow_mut();
+        for name in files.list()?.iter().filter(|n| n.starts_with("journal-")) {
+            files.write_at(name, 0, &[0; 4096])?;
+            files.sync(name)?;
+        }
+        Ok(())
     }
 }
 
@@ -91,6 +107,13 @@ impl Files for MortalFiles {
 
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
         self.alive(Operation::Write, name)?;
+        if self.bug == Some(Bug::CheckpointBeforeOutbox) && name.starts_with("outbox-") {
+            self.put_off.push((name.to_owned(), offset, bytes.to_vec()));
+            return Ok(());
+        }
+        if self.bug == Some(Bug::JournalFreedEarly) && name == "checkpoint.new" && offset == 0 {
+            self.write_over_the_journal()?;
+        }
         self.files.borrow_mut().write_at(name, offset, bytes)
     }
 
@@ -102,16 +125,30 @@ impl Files for MortalFiles {
             Some(Bug::CheckpointNotSynced) => name.starts_with("checkpoint"),
             _ => false,
         };
-        if left_out { Ok(()) } else { self.files.borrow_mut().sync(name) }
+        let put_off = self.put_off.iter().any(|(file, ..)| file == name);
+        if left_out || put_off { Ok(()) } else { self.files.borrow_mut().sync(name) }
     }
 
     fn sync_names(&mut self) -> Result<(), StoreError> {
         self.alive(Operation::Sync, "")?;
-        if self.bug == Some(Bug::NamesNotSynced) { Ok(()) } else { self.files.borrow_mut().sync_names() }
+        if self.bug != Some(Bug::NamesNotSynced) {
+            self.files.borrow_mut().sync_names()?;
+        }
+        if !std::mem::take(&mut self.published) {
+            return Ok(());
+        }
+        // The checkpoint counts now.
+        for (name, offset, bytes) in std::mem::take(&mut self.put_off) {
+            self.alive(Operation::Write, &name)?;
+            self.files.borrow_mut().write_at(&name, offset, &bytes)?;
+            self.files.borrow_mut().sync(&name)?;
+        }
+        Ok(())
     }
 
     fn rename(&mut self, from: &str, to: &str) -> Result<(), StoreError> {
         self.alive(Operation::Rename, from)?;
+        self.published |= from == "checkpoint.new";
         self.files.borrow_mut().rename(from, to)
     }
 

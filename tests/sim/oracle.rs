@@ -1,7 +1,10 @@
 //! What must hold: the records that are committed, what the operators make of them without any interruption, and what the naive reference
 //! makes of them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use weir_engine::{
     codec::record,
@@ -17,7 +20,7 @@ use weir_engine::{
 };
 use weir_plugin_api::{Chunk, Identity, Lane, Value};
 
-use super::{sources::Taken, world};
+use super::{edits::Order, sources::Taken, world};
 
 /// A result: where it belongs, and what it says.
 pub type Place = (Lane, Identity);
@@ -29,9 +32,23 @@ struct Block {
     bytes: Vec<u8>,
     /// The batches in it.
     taken: Vec<Taken>,
+    /// When it was handed over.
+    at: i64,
 }
 
 impl Block {
+    fn decode(
+        &self,
+        spec: &EngineSpec,
+        table: &mut SeriesTable,
+        apply: impl FnMut(u64, weir_engine::record::Stamp, &Record<'_>, &SeriesTable),
+    ) -> Result<(), String> {
+        let inputs: Vec<&str> = spec.inputs.iter().map(|i| i.name.as_str()).collect();
+        let outputs: Vec<&str> = spec.outputs.iter().map(|o| o.name.as_str()).collect();
+        let decoded = record::decode(&self.meta, &self.bytes, 0, table, &inputs, &outputs, apply);
+        decoded.map_err(|e| format!("block {:?}: {e}", self.meta))
+    }
+
     fn last(&self) -> u64 {
         self.meta.first_record + u64::from(self.meta.records) - 1
     }
@@ -59,8 +76,13 @@ impl Committed {
     }
 
     /// A block was handed to the disk.
-    pub fn append(&mut self, meta: &BlockMeta, bytes: &[u8]) {
-        self.blocks.push(Block { meta: meta.clone(), bytes: bytes.to_vec(), taken: std::mem::take(&mut self.open) });
+    pub fn append(&mut self, meta: &BlockMeta, bytes: &[u8], at: i64) {
+        self.blocks.push(Block { meta: meta.clone(), bytes: bytes.to_vec(), taken: std::mem::take(&mut self.open), at });
+    }
+
+    /// When the first block behind this record was handed over, if there is one.
+    pub fn appended_behind(&self, record: u64) -> Option<i64> {
+        self.blocks.iter().find(|b| b.meta.first_record > record).map(|b| b.at)
     }
 
     /// The last record.
@@ -102,48 +124,70 @@ impl Committed {
         Ok([tail, middle])
     }
 
-    /// Applies every record, in order.
-    fn each(
+    /// Applies every record, in order, with the names of the first configuration for ids.
+    pub fn each(
         &self,
         spec: &EngineSpec,
         mut apply: impl FnMut(u64, weir_engine::record::Stamp, &Record<'_>, &SeriesTable),
     ) -> Result<(), String> {
-        let inputs: Vec<&str> = spec.inputs.iter().map(|i| i.name.as_str()).collect();
-        let outputs: Vec<&str> = spec.outputs.iter().map(|o| o.name.as_str()).collect();
         let mut table = SeriesTable::new(spec.limits.series_max);
-        for block in &self.blocks {
-            record::decode(&block.meta, &block.bytes, 0, &mut table, &inputs, &outputs, &mut apply)
-                .map_err(|e| format!("block {:?}: {e}", block.meta))?;
-        }
-        Ok(())
+        self.blocks.iter().try_for_each(|block| block.decode(spec, &mut table, &mut apply))
     }
 
-    /// Every result of the committed records, and the outputs it is for, as the operators make them in one go.
+    /// Every result of the committed records, and the outputs it is for by their places in the first configuration, as the operators make
+    /// them in one go, each record under the configuration that the records before it name; and the levels that are wanted in the end.
     ///
     /// # Errors
     /// When a record can't be read back.
-    pub fn results(&self, spec: &Arc<EngineSpec>) -> Result<BTreeMap<Place, (String, u64)>, String> {
+    pub fn results(&self, first: &Arc<EngineSpec>) -> Result<(BTreeMap<Place, (String, u64)>, Vec<bool>), String> {
         let mut all = BTreeMap::new();
-        let (mut operators, mut results) = (Operators::new(Arc::clone(spec)), Results::default());
-        self.each(spec, |sequence, stamp, record, table| {
-            if matches!(record, Record::Config { .. } | Record::Delivered { .. } | Record::Expired { .. } | Record::Thinned { .. }) {
-                return;
+        let (mut spec, mut order) = (Arc::clone(first), Order::of(first, first));
+        let mut table = SeriesTable::new(spec.limits.series_max);
+        let (mut operators, mut results) = (Operators::new(Arc::clone(&spec)), Results::default());
+        for block in &self.blocks {
+            let mut edited = None;
+            block.decode(&spec, &mut table, |sequence, stamp, record, table| {
+                if let Record::Config { spec } = record {
+                    edited = Some(spec.to_vec());
+                }
+                if matches!(record, Record::Config { .. } | Record::Delivered { .. } | Record::Expired { .. } | Record::Thinned { .. }) {
+                    return;
+                }
+                results.start_record(sequence);
+                operators.apply(stamp, record, table, &mut results);
+                for lane in Lane::ALL {
+                    let chunk = results.take(lane);
+                    let result = |i| ((lane, chunk.identity(i)), (content(&chunk, i, lane), order.route(chunk.route(i))));
+                    all.extend((0..chunk.len()).map(result));
+                    if crate::is_traced() {
+                        (0..chunk.len()).for_each(|i| eprintln!("{sequence:>8} {}", content(&chunk, i, lane)));
+                    }
+                }
+            })?;
+            let Some(edited) = edited else { continue };
+            let edited = Arc::new(EngineSpec::from_bytes(&edited).map_err(|e| e.to_string())?);
+            if crate::is_traced() {
+                eprintln!(
+                    "{:>8} {:?} {:?}",
+                    block.last(),
+                    edited.windows.iter().map(|w| (w.every, w.period, w.lateness, w.allowed_lateness)).collect::<Vec<_>>(),
+                    edited.alerts[0].when
+                );
             }
-            results.start_record(sequence);
-            operators.apply(stamp, record, table, &mut results);
-            for lane in Lane::ALL {
-                let chunk = results.take(lane);
-                all.extend((0..chunk.len()).map(|i| ((lane, chunk.identity(i)), (content(&chunk, i, lane), chunk.route(i)))));
+            if edited != spec {
+                let mut moved = SeriesTable::new(edited.limits.series_max);
+                (operators, _) = operators.migrated(&table, Arc::clone(&edited), &mut moved).map_err(|e| e.to_string())?;
+                (order, spec, table) = (Order::of(first, &edited), edited, moved);
             }
-        })?;
-        Ok(all)
+        }
+        Ok((all, operators.levels().to_vec()))
     }
 
     /// Every item of a source that can repeat itself was counted once, but for those that are `gone`.
     ///
     /// # Errors
     /// What was counted twice or not at all.
-    pub fn check_items(&self, spec: &EngineSpec, items: usize, gone: &[Taken]) -> Result<(), String> {
+    pub fn check_items(&self, spec: &EngineSpec, items: usize, gone: &[Taken], lost: &[&BTreeSet<usize>]) -> Result<(), String> {
         let mut taken = self.taken();
         let mut wrong = None;
         self.each(spec, |sequence, _, record, _| {
@@ -161,7 +205,10 @@ impl Committed {
         for input in 0..world::INPUTS {
             let mut times = vec![0; items];
             self.taken().filter(|t| t.input == input && t.fresh).for_each(|t| times[t.item] += 1);
-            let may_miss = |item| world::kind(input) == world::Kind::Polled || gone.iter().any(|t| (t.input, t.item) == (input, item));
+            let may_miss = |item| {
+                let gone = || gone.iter().any(|t| (t.input, t.item) == (input, item));
+                world::kind(input) == world::Kind::Polled || lost[input].contains(&item) || gone()
+            };
             if let Some(item) = (0..items).find(|item| times[*item] > 1 || times[*item] == 0 && !may_miss(*item)) {
                 return Err(format!("item {item} of input {input} was counted {} times", times[item]));
             }
@@ -174,11 +221,16 @@ impl Committed {
     /// # Errors
     /// The first difference.
     pub fn check_windows(&self, spec: &EngineSpec, results: &BTreeMap<Place, (String, u64)>) -> Result<(), String> {
-        for window in &spec.windows {
+        for (index, window) in spec.windows.iter().enumerate() {
             let name = window.name.clone();
             let mut naive = Reference::new(window.clone(), spec.time.clone());
-            let mut wanted = Vec::new();
+            let (mut wanted, mut anew) = (Vec::new(), false);
             self.each(spec, |_, stamp, record, table| {
+                if let Record::Config { spec: edited } = record {
+                    let edited = EngineSpec::from_bytes(edited).expect("results() has read it").windows.swap_remove(index);
+                    anew |= (edited.every, edited.period) != (window.every, window.period);
+                    naive.edit(edited);
+                }
                 let points = if let Record::Batch(batch) = record { numeric(batch, table) } else { Vec::new() };
                 if !matches!(record, Record::Config { .. } | Record::Delivered { .. } | Record::Expired { .. } | Record::Thinned { .. }) {
                     naive.record(stamp.observed, &points);
@@ -188,6 +240,10 @@ impl Committed {
                 }
                 wanted.extend(naive.take().iter().map(line));
             })?;
+            // From an edit on that makes it begin anew, only that nothing was taken back is looked at.
+            if anew {
+                continue;
+            }
             // Late points keep the measurement they came with.
             let prefix = format!("{:?} {name},", Lane::Results);
             let got: Vec<&str> = results.values().map(|r| r.0.as_str()).filter(|r| r.starts_with(&prefix)).collect();

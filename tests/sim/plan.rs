@@ -1,8 +1,11 @@
 //! What a life is like: everything a seed decides beforehand, and what a planted bug adds.
 
-use weir_engine::spec::{Durability, EngineSpec};
+use weir_engine::spec::{Durability, EngineSpec, OnStorageFailure};
 
 use super::world::{self, MS, Random};
+
+/// From this seed on lives mix everything.
+pub const WIDE: u64 = 1000;
 
 /// A bug that is put between the core, the store, the sources and the outputs, so that it is seen whether anybody notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +26,28 @@ pub enum Bug {
     RunningIdentity,
     /// What a checkpoint that never happened appended to the outbox is left there.
     OutboxNotCut,
+    /// A checkpoint counts before the blocks of the outbox that it speaks of are written.
+    CheckpointBeforeOutbox,
+    /// The journal is written over before the checkpoint that makes it free counts.
+    JournalFreedEarly,
+    /// An output that knows its place is not asked for it.
+    CursorForgotten,
+    /// How far groups had come that have ended is forgotten with a restart.
+    FloorForgotten,
+    /// Results leave before their cause is durable; acknowledgements wait.
+    ReleasedEarly,
+    /// What follows the checkpoint is replayed under the configuration of today.
+    ReplayedUnderNew,
+    /// Alerts are given up while results wait.
+    AlertsFirst,
+    /// The last block a checkpoint has in it is applied again.
+    AppliedTwice,
+    /// Levels are not set again by a start.
+    LevelForgotten,
+    /// Nobody notices that the broker has forgotten the session.
+    SessionKept,
+    /// The sync of an interval never comes.
+    IntervalNotSynced,
 }
 
 /// Which faults occur, next to crashes.
@@ -36,6 +61,8 @@ pub enum Trouble {
     DiskFull,
     /// Bits flip while nobody looks.
     Flips,
+    /// Files are flipped, zeroed, cut and removed while nobody looks.
+    Damage,
     /// The wall clock is unset, steps and stops.
     Clock,
 }
@@ -72,11 +99,53 @@ pub struct Plan {
     pub bug: Option<Bug>,
     /// Batches of each input.
     pub batches: usize,
+    /// What a dead disk does to intake.
+    pub on_failure: OnStorageFailure,
+    /// The configuration is edited between lives.
+    pub edits: bool,
+    /// Brokers forget sessions and devices restart.
+    pub forgetful: bool,
+    /// Readings are of the present, so that levels move; else of an hour ago.
+    pub recent: bool,
+    /// Groups end soon.
+    pub short_groups: bool,
+    /// The disk is slow to sync.
+    pub slow: bool,
+    /// It dies seldom.
+    pub calm: bool,
 }
 
 impl Plan {
-    /// What the seed says.
+    /// What the seed says: one of the plain lives that the first seeds stand for, from [`WIDE`] on any mixture.
     pub fn of(seed: u64) -> Self {
+        if seed >= WIDE { Self::wide(seed) } else { Self::plain(seed) }
+    }
+
+    fn wide(seed: u64) -> Self {
+        let mut random = Random(seed ^ 0x5851_f42d_4c95_7f2d);
+        let durability = [Durability::Power, Durability::Power, Durability::Crash, Durability::None][random.below(4) as usize];
+        let trouble = [Trouble::None, Trouble::None, Trouble::DiskErrors, Trouble::DiskFull, Trouble::Damage, Trouble::Clock]
+            [random.below(6) as usize];
+        let on_failure = if random.once_in(2) { OnStorageFailure::Continue } else { OnStorageFailure::Stall };
+        Self {
+            durability,
+            power_cuts: !random.once_in(3),
+            bounded: random.once_in(4),
+            knowing: random.once_in(3) && durability == Durability::Power && may_know(trouble),
+            trouble,
+            batches: if random.once_in(8) { 120 } else { 30 },
+            on_failure,
+            edits: random.once_in(2),
+            forgetful: random.once_in(2),
+            recent: random.once_in(2),
+            short_groups: random.once_in(3),
+            slow: random.once_in(3),
+            calm: random.once_in(4),
+            ..Self::plain(seed)
+        }
+    }
+
+    fn plain(seed: u64) -> Self {
         // A killed process keeps what was written: the weaker mode promises as much then.
         let crash = seed % 5 == 4;
         let trouble = match seed % 11 {
@@ -92,18 +161,35 @@ impl Plan {
             durability: if crash { Durability::Crash } else { Durability::Power },
             power_cuts: !crash,
             bounded: seed % 4 == 3,
-            // What rots behind the back of an output that knows its place is taken for delivered.
-            knowing: seed % 3 == 2 && matches!(trouble, Trouble::None | Trouble::Clock | Trouble::DiskFull),
+            knowing: seed % 3 == 2 && may_know(trouble),
             trouble,
             death: Death::Random,
             bug: None,
             batches: if seed % 7 == 6 { 120 } else { 30 },
+            on_failure: OnStorageFailure::Stall,
+            edits: false,
+            forgetful: false,
+            recent: false,
+            short_groups: false,
+            slow: false,
+            calm: false,
         }
     }
 
     /// What the seed says, without faults but for crashes, and with a bug.
     pub fn planted(seed: u64, bug: Bug) -> Self {
-        Self { bug: Some(bug), durability: Durability::Power, power_cuts: true, trouble: Trouble::None, ..Self::of(seed) }
+        let plain = Self { bug: Some(bug), durability: Durability::Power, power_cuts: true, trouble: Trouble::None, ..Self::plain(seed) };
+        match bug {
+            Bug::CursorForgotten => Self { knowing: true, ..plain },
+            Bug::ReplayedUnderNew => Self { edits: true, ..plain },
+            Bug::AlertsFirst => Self { bounded: true, ..plain },
+            Bug::FloorForgotten => Self { short_groups: true, batches: 120, ..plain },
+            Bug::LevelForgotten => Self { recent: true, ..plain },
+            Bug::SessionKept => Self { forgetful: true, batches: 120, ..plain },
+            Bug::IntervalNotSynced => Self { durability: Durability::Crash, calm: true, ..plain },
+            Bug::ReleasedEarly => Self { slow: true, ..plain },
+            _ => plain,
+        }
     }
 
     /// A short life that ends, once, at effect `at`.
@@ -116,14 +202,18 @@ impl Plan {
             knowing: seed % 2 == 1,
             trouble: Trouble::None,
             death,
-            bug: None,
             batches: 5,
+            ..Self::plain(0)
         }
     }
 
     /// The configuration.
     pub fn spec(&self, random: &mut Random) -> EngineSpec {
         let mut spec = world::spec(self.durability);
+        spec.storage.on_failure = self.on_failure;
+        if self.short_groups {
+            spec.time.group_ttl = 3000 * MS;
+        }
         spec.storage.journal_bytes_max = [128 << 10, 256 << 10, 4 << 20][random.below(3) as usize];
         spec.storage.fsyncs_per_minute_max = [0, 0, 0, 1000][random.below(4) as usize];
         spec.limits.results_waiting_bytes_max = [2 << 10, 8 << 10, 1 << 20][random.below(3) as usize];
@@ -140,11 +230,21 @@ impl Plan {
 
     /// Whether results may be given up.
     pub fn may_give_up(&self) -> bool {
-        self.bounded || matches!(self.trouble, Trouble::DiskErrors | Trouble::DiskFull | Trouble::Flips)
+        self.bounded || matches!(self.trouble, Trouble::DiskErrors | Trouble::DiskFull | Trouble::Flips | Trouble::Damage)
+    }
+
+    /// Whether what is on the disk may rot.
+    pub fn rots(&self) -> bool {
+        matches!(self.trouble, Trouble::Flips | Trouble::Damage)
     }
 
     /// Whether errors may be logged.
     pub fn may_complain(&self) -> bool {
-        matches!(self.trouble, Trouble::DiskErrors | Trouble::DiskFull | Trouble::Flips)
+        matches!(self.trouble, Trouble::DiskErrors | Trouble::DiskFull | Trouble::Flips | Trouble::Damage)
     }
+}
+
+/// What rots behind the back of an output that knows its place is taken for delivered.
+fn may_know(trouble: Trouble) -> bool {
+    matches!(trouble, Trouble::None | Trouble::Clock | Trouble::DiskFull)
 }

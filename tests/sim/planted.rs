@@ -54,3 +54,58 @@ fn a_running_number_for_an_identity_is_found() {
 fn an_outbox_that_is_not_cut_is_found() {
     found(Bug::OutboxNotCut);
 }
+
+#[test]
+fn a_checkpoint_before_its_outbox_is_found() {
+    found(Bug::CheckpointBeforeOutbox);
+}
+
+#[test]
+fn a_journal_that_is_freed_early_is_found() {
+    found(Bug::JournalFreedEarly);
+}
+
+#[test]
+fn a_place_that_is_not_asked_for_is_found() {
+    found(Bug::CursorForgotten);
+}
+
+#[test]
+fn a_forgotten_floor_is_found() {
+    found(Bug::FloorForgotten);
+}
+
+#[test]
+fn a_result_that_leaves_early_is_found() {
+    found(Bug::ReleasedEarly);
+}
+
+#[test]
+fn a_tail_replayed_under_another_configuration_is_found() {
+    found(Bug::ReplayedUnderNew);
+}
+
+#[test]
+fn alerts_that_go_before_results_are_found() {
+    found(Bug::AlertsFirst);
+}
+
+#[test]
+fn a_block_that_is_applied_twice_is_found() {
+    found(Bug::AppliedTwice);
+}
+
+#[test]
+fn a_level_that_is_not_set_again_is_found() {
+    found(Bug::LevelForgotten);
+}
+
+#[test]
+fn a_lost_session_that_goes_unnoticed_is_found() {
+    found(Bug::SessionKept);
+}
+
+#[test]
+fn an_interval_without_a_sync_is_found() {
+    found(Bug::IntervalNotSynced);
+}

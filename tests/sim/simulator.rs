@@ -8,18 +8,19 @@ use std::{
 use weir_engine::{
     core::{Core, Effect, Event, Now},
     record::ClockQuality,
-    spec::EngineSpec,
+    spec::{EngineSpec, OnStorageFailure},
 };
 use weir_store::{Store, StoreOptions, memory::MemoryFiles};
 
 use super::{
     disk::Disk,
+    edits::Order,
     files::MortalFiles,
     oracle::Committed,
-    plan::{Bug, Death, Plan, Trouble},
+    plan::{Bug, Death, Plan, Trouble, WIDE},
     sinks::{Answer, Sink},
     sources::{Source, Taken},
-    world::{EPOCH, INPUTS, Random},
+    world::{EPOCH, INPUTS, Random, Readings},
 };
 
 /// Steps after which a run that has not come to rest never will.
@@ -52,6 +53,16 @@ pub struct Seen {
     pub expired: u64,
     /// Results that were compared.
     pub results: u64,
+    /// Edits of the configuration.
+    pub edits: u64,
+    /// Times a level was set.
+    pub levels: u64,
+    /// Batches that were acknowledged and lost, as a weaker mode or a dead disk allows.
+    pub weak_losses: u64,
+    /// Batches acknowledged by an agent whose disk was dead.
+    pub unsafe_batches: u64,
+    /// Transitions that the naive alert made too.
+    pub transitions: u64,
 }
 
 impl std::ops::AddAssign for Seen {
@@ -67,6 +78,11 @@ impl std::ops::AddAssign for Seen {
         self.damages += more.damages;
         self.expired += more.expired;
         self.results += more.results;
+        self.edits += more.edits;
+        self.levels += more.levels;
+        self.weak_losses += more.weak_losses;
+        self.unsafe_batches += more.unsafe_batches;
+        self.transitions += more.transitions;
     }
 }
 
@@ -107,11 +123,22 @@ impl Clock {
     }
 }
 
+/// Whether blocks count before they are durable.
+pub fn is_hasty(plan: Plan) -> bool {
+    matches!(plan.bug, Some(Bug::AcknowledgedEarly | Bug::ReleasedEarly))
+}
+
 /// The simulated agent.
 pub struct Simulator {
     pub plan: Plan,
     pub random: Random,
+    /// For what the plain lives do not have.
+    pub other: Random,
+    /// The configuration of the first start, and that of the day.
+    pub first: Arc<EngineSpec>,
     pub spec: Arc<EngineSpec>,
+    /// Places of inputs and outputs between the two.
+    pub order: Order,
     pub files: MortalFiles,
     pub store: Store<MortalFiles>,
     pub core: Core,
@@ -120,11 +147,21 @@ pub struct Simulator {
     pub clock: Clock,
     pub armed: i64,
     pub crashed: bool,
+    /// When it died that could not be opened since, and whether the power has failed.
+    pub dead_since: Option<(i64, bool)>,
+    /// Records that only a checkpoint holds: first and last ones.
+    pub unjournaled: Vec<(u64, u64)>,
     pub sources: Vec<Source>,
     pub sinks: Vec<Sink>,
     /// Number of the next batch.
     pub number: u64,
     pub committed: Committed,
+    /// What the level action was set to.
+    pub level: Option<bool>,
+    /// What was promised when the disk died under an agent that goes on.
+    pub unsafe_since: Option<u64>,
+    /// Acknowledgements that wait for the disk while results do not: a planted bug.
+    pub withheld: Vec<(u16, u64)>,
     /// Batches up to this number were promised, by any acknowledgement.
     pub promised: u64,
     /// The last batch of each input its source was told of.
@@ -138,8 +175,12 @@ pub struct Simulator {
     pub flipped: BTreeSet<String>,
     /// How many did.
     pub injuries: usize,
+    /// What these may cost of named blocks and of such at the end that nothing names.
+    pub injury_blocks: usize,
     /// Blocks of the journal that went with them: named ones, and promised ones at the end that nothing names.
     pub lost: (usize, usize),
+    /// Records are lost from the middle of the journal: the ledger can't know what was routed.
+    pub unbalanced: bool,
     pub seen: Seen,
 }
 
@@ -170,24 +211,33 @@ impl Simulator {
         let (store, _) = Store::open(files.clone(), &store_options).map_err(|e| e.to_string())?;
         let clock = Clock { elapsed: 0, boot: 0, shift: 0, quality: ClockQuality::Synced, stopped: 0 };
         let sink = |(index, output): (usize, &weir_engine::spec::OutputSpec)| {
-            Sink::new(index as u16, plan.knowing && index == 0, output.edge, plan.bug == Some(Bug::RunningIdentity))
+            Sink::new(index as u16, plan.knowing && index == 0, output.edge, plan.bug).asking(plan.seed >= WIDE)
         };
-        let source = |input| Source::new(input, plan.seed, plan.batches, plan.bug == Some(Bug::RedeliveryCounted));
+        let readings = Readings { seed: plan.seed, recent: plan.recent, untimed: plan.seed >= WIDE && plan.trouble == Trouble::Clock };
+        let source = |input| Source::new(input, readings, plan.batches, plan.bug);
         let mut simulator = Self {
             core: Core::new(Arc::clone(&spec), clock.now()),
             plan,
             random,
+            other: Random(plan.seed ^ 0x2545_f491_4f6c_dd1d),
+            first: Arc::clone(&spec),
+            order: Order::of(&spec, &spec),
             files,
             store,
-            disk: Disk::new(plan.bug == Some(Bug::AcknowledgedEarly)),
+            disk: Disk::new(is_hasty(plan), 0),
             inbox: VecDeque::new(),
             clock,
             armed: i64::MAX,
             crashed: false,
+            dead_since: None,
+            unjournaled: Vec::new(),
             sources: (0..INPUTS).map(source).collect(),
             sinks: spec.outputs.iter().enumerate().map(sink).collect(),
             number: 0,
             committed: Committed::default(),
+            level: None,
+            unsafe_since: None,
+            withheld: Vec::new(),
             promised: 0,
             told: [0; INPUTS],
             finished_at: None,
@@ -196,7 +246,9 @@ impl Simulator {
             disturbed: Vec::new(),
             flipped: BTreeSet::new(),
             injuries: 0,
+            injury_blocks: 0,
             lost: (0, 0),
+            unbalanced: false,
             seen: Seen::default(),
             spec,
         };
@@ -220,6 +272,7 @@ impl Simulator {
     fn is_at_rest(&self) -> bool {
         !self.is_dead()
             && self.finished_at.is_some()
+            && !(self.core.is_failed() && self.plan.seed >= WIDE)
             && self.inbox.is_empty()
             && self.disk.is_idle()
             && self.core.is_idle()
@@ -231,7 +284,7 @@ impl Simulator {
         let passed = self.random.below(2_000_000);
         self.clock.pass(passed);
         self.trouble();
-        let dies = self.plan.death == Death::Random;
+        let dies = self.plan.death == Death::Random && !(self.plan.calm && self.other.below(10) > 0);
         match self.random.below(100) {
             0..25 => {
                 if let Some(event) = self.inbox.pop_front() {
@@ -243,7 +296,16 @@ impl Simulator {
                 if dies && self.random.once_in(150) {
                     self.files.fuse.set(Some(self.random.below(12) as u32));
                 }
+                if self.plan.slow && self.disk.owes_sync() && !self.other.once_in(12) {
+                    return Ok(());
+                }
                 self.disk.perform(&mut self.store, group, &mut self.inbox);
+                self.unjournaled.append(&mut self.disk.unjournaled);
+                if self.disk.is_synced() {
+                    for (input, number) in std::mem::take(&mut self.withheld) {
+                        self.acknowledge(input, number);
+                    }
+                }
             }
             50..65 => self.feed()?,
             65..75 => {
@@ -266,6 +328,10 @@ impl Simulator {
             }
             _ => {
                 let source = self.random.below(INPUTS as u64) as usize;
+                if self.plan.forgetful && self.other.once_in(40) {
+                    self.sources[source].forget(&mut self.other);
+                    return Ok(());
+                }
                 if self.random.once_in(4) { self.sources[source].reconnect(&mut self.random) } else { self.sources[source].arrive() }
             }
         }
@@ -302,12 +368,15 @@ impl Simulator {
             Event::OutboxRead { output, lane, place, bytes } => format!("outbox read {output} {lane:?} {place:?} {}", bytes.is_some()),
             event => format!("{event:?}"),
         };
+        if matches!(event, Event::StorageFailed { .. }) && self.plan.on_failure == OnStorageFailure::Continue {
+            self.unsafe_since.get_or_insert(self.promised);
+        }
         self.core.step(self.now(), event, &mut effects);
         let ledger = self.core.ledger();
         self.trace(|| format!("{:>5} {what}", ledger.records));
         let residues = ledger.residues();
         // Deliveries of results whose cause is lost settle what was never routed.
-        if !residues.is_empty() && self.disturbed.is_empty() {
+        if !residues.is_empty() && !self.unbalanced {
             return Err(format!("after {what}: {residues:?}"));
         }
         if effects.iter().any(|e| matches!(e, Effect::Append { .. } | Effect::Checkpoint { .. })) {
@@ -326,7 +395,7 @@ impl Simulator {
     /// The effects of an event, unless death comes between them.
     pub fn perform(&mut self, effects: Vec<Effect>) -> Result<(), String> {
         for effect in effects {
-            let dies = self.plan.death == Death::Random && self.random.once_in(600);
+            let dies = self.plan.death == Death::Random && !self.plan.calm && self.random.once_in(600);
             if dies || !self.files.fuse.burn() {
                 self.crashed = true;
                 return Ok(());
@@ -340,9 +409,13 @@ impl Simulator {
                 Effect::Log { message, .. } => format!("      → {message}"),
                 _ => "      →".into(),
             });
+            // The interval's sync is left out.
+            if self.plan.bug == Some(Bug::IntervalNotSynced) && matches!(effect, Effect::Sync) {
+                continue;
+            }
             match effect {
                 Effect::Append { ref bytes, ref meta, .. } => {
-                    self.committed.append(meta, bytes);
+                    self.committed.append(meta, bytes, self.clock.elapsed);
                     self.disk.queue.push_back(effect);
                 }
                 Effect::Sync | Effect::Checkpoint { .. } | Effect::FreeOutbox { .. } => self.disk.queue.push_back(effect),
@@ -350,19 +423,26 @@ impl Simulator {
                     self.seen.outbox_reads += 1;
                     self.disk.queue.push_back(effect);
                 }
-                Effect::Acknowledge { input, number } => self.acknowledge(usize::from(input), number),
-                Effect::Offer { output, lane, chunk, from, .. } => self.sinks[usize::from(output)].offer(lane, &chunk, from)?,
+                Effect::Acknowledge { input, number } if self.plan.bug == Some(Bug::ReleasedEarly) => self.withheld.push((input, number)),
+                Effect::Acknowledge { input, number } => self.acknowledge(input, number),
+                Effect::Offer { output, lane, chunk, from, .. } => self.sinks[self.order.sink(output)].offer(lane, &chunk, from)?,
+                Effect::Level { on, .. } => {
+                    self.seen.levels += u64::from(self.level != Some(on));
+                    self.level = Some(on);
+                }
                 Effect::Arm { at } => self.armed = at,
                 Effect::Log { error: true, message } if !self.plan.may_complain() => return Err(format!("logged: {message}")),
-                Effect::Recycle { .. } | Effect::Level { .. } | Effect::Alarm { .. } | Effect::Log { .. } => {}
+                Effect::Recycle { .. } | Effect::Alarm { .. } | Effect::Log { .. } => {}
             }
         }
         Ok(())
     }
 
     /// A batch and all before it are safe: the source is told.
-    fn acknowledge(&mut self, input: usize, number: u64) {
+    fn acknowledge(&mut self, input: u16, number: u64) {
         self.promised = self.promised.max(number);
+        self.seen.unsafe_batches += u64::from(self.unsafe_since.is_some());
+        let input = self.order.source(input);
         let told = std::mem::replace(&mut self.told[input], number);
         let newer = self.committed.taken().rev().skip_while(|t| t.number > number).take_while(|t| t.number > told);
         for taken in newer.filter(|t| t.input == input) {
@@ -384,11 +464,12 @@ impl Simulator {
         if !self.core.wants_batches() {
             return Ok(());
         }
-        let Some((taken, batch)) = self.sources[input].take(self.number + 1, &mut self.random) else { return Ok(()) };
+        let steady = self.now().steady;
+        let Some((taken, batch)) = self.sources[input].take(self.number + 1, steady, &mut self.random) else { return Ok(()) };
         self.number += 1;
         self.seen.recognised += u64::from(!taken.fresh);
         self.committed.take(taken);
-        self.step(Event::Batch { input: input as u16, batch })
+        self.step(Event::Batch { input: self.order.input(input), batch })
     }
 
     /// An output does something, unless it is away.
@@ -398,7 +479,7 @@ impl Simulator {
         if (self.clock.elapsed / 500_000_000 + output as i64) % 4 < away && self.finished_at.is_none() {
             return Ok(());
         }
-        let index = output as u16;
+        let index = self.order.output(output);
         match self.sinks[output].act(&mut self.random)? {
             Answer::None => Ok(()),
             Answer::Failing => self.step(Event::Failing { output: index }),

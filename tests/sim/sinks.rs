@@ -10,6 +10,7 @@ use weir_plugin_api::{Chunk, Identity, Lane, plugin::OutputResume};
 
 use super::{
     oracle::{Place, content},
+    plan::Bug,
     world::Random,
 };
 
@@ -49,8 +50,12 @@ pub struct Sink {
     pub knowing: bool,
     /// An edge action, which may find a transition too old.
     edge: bool,
+    /// The bit of a route that stands for it, in the configuration of the day.
+    bit: u64,
     /// Numbers points as they come: a planted bug. The next number.
     running: Option<u64>,
+    /// Lets go of alerts first: a planted bug.
+    drops_alerts: bool,
     lanes: [Task; 2],
     /// Results of records up to here may come to be others: damage has changed their causes.
     pub disturbed: u64,
@@ -59,27 +64,41 @@ pub struct Sink {
     /// Points that arrived again.
     pub repeated: u64,
     token: u64,
+    /// It knows its place and may not be heard all the same: then it asks.
+    asks: bool,
+    /// What it had of each lane when it asked after an answer that did not come.
+    has: [Option<Identity>; 2],
 }
 
 impl Sink {
     /// An output that nothing was sent to.
-    pub fn new(index: u16, knowing: bool, edge: bool, running: bool) -> Self {
+    pub fn new(index: u16, knowing: bool, edge: bool, bug: Option<Bug>) -> Self {
         Self {
             index,
             knowing,
             edge,
-            running: running.then_some(0),
+            bit: 1 << index,
+            running: (bug == Some(Bug::RunningIdentity)).then_some(0),
+            drops_alerts: bug == Some(Bug::AlertsFirst),
             lanes: Default::default(),
             disturbed: 0,
             arrived: BTreeMap::new(),
             repeated: 0,
             token: 0,
+            asks: false,
+            has: [None; 2],
         }
     }
 
-    /// The agent starts again; so many points were settled.
-    pub fn restart(&mut self, settled: u64) {
+    /// It may not be heard even where it knows its place.
+    pub fn asking(self, asks: bool) -> Self {
+        Self { asks, ..self }
+    }
+
+    /// The agent starts again; so many points were settled, and this is its place in routes.
+    pub fn restart(&mut self, settled: u64, place: u16) {
         self.lanes = Default::default();
+        (self.bit, self.has) = (1 << place, [None; 2]);
         self.running = self.running.map(|_| settled);
     }
 
@@ -103,7 +122,7 @@ impl Sink {
         if !std::mem::take(&mut task.wanted) {
             return Err(format!("output {} was offered what it did not want", self.index));
         }
-        let bit = 1u64 << self.index;
+        let bit = self.bit;
         task.pending.extend((from..chunk.len()).filter(|i| chunk.route(*i) & bit != 0).map(|i| (Arc::clone(chunk), i)));
         Ok(())
     }
@@ -127,10 +146,22 @@ impl Sink {
             // It timed out before anything was written.
             return Ok(Answer::Failing);
         }
-        let unheard = !self.knowing && self.running.is_none() && random.once_in(12);
+        let may_be_unheard = if self.knowing { self.asks } else { self.running.is_none() };
+        let unheard = may_be_unheard && random.once_in(12);
         let batch: Vec<(Arc<Chunk>, usize)> = task.pending.iter().take(count).cloned().collect();
+        if self.drops_alerts && lane == Lane::Alerts && random.once_in(4) {
+            self.lanes[lane as usize].pending.drain(..count);
+            let counts = DeliveryCounts { expired_bytes: count as u64, ..DeliveryCounts::default() };
+            return Ok(self.done(lane, &batch, counts));
+        }
         for (chunk, index) in &batch {
-            self.write(lane, chunk, *index)?;
+            if self.has[lane as usize].is_none_or(|has| chunk.identity(*index) > has) {
+                self.write(lane, chunk, *index)?;
+            }
+        }
+        if unheard && self.knowing {
+            // It asks what became of it, and passes over what it has.
+            self.has[lane as usize] = self.arrived.keys().filter(|(l, _)| *l == lane).map(|(_, identity)| *identity).max();
         }
         if unheard {
             // The connection breaks before the answer: all of it will be sent again.
@@ -145,9 +176,13 @@ impl Sink {
                 _ => counts.delivered += 1,
             }
         }
+        Ok(self.done(lane, &batch, counts))
+    }
+
+    fn done(&mut self, lane: Lane, batch: &[(Arc<Chunk>, usize)], counts: DeliveryCounts) -> Answer {
         self.token += 1;
         let upto = batch.last().map_or_else(Identity::default, |(chunk, index)| chunk.identity(*index));
-        Ok(Answer::Done { lane, upto, counts, token: self.token })
+        Answer::Done { lane, upto, counts, token: self.token }
     }
 
     fn write(&mut self, lane: Lane, chunk: &Chunk, index: usize) -> Result<(), String> {
@@ -159,7 +194,7 @@ impl Sink {
         let content = content(chunk, index, lane);
         let Some(before) = self.arrived.insert((lane, identity), content.clone()) else { return Ok(()) };
         self.repeated += 1;
-        if self.knowing {
+        if self.knowing && identity.record > self.disturbed {
             return Err(format!("{identity:?} was sent again to output {}, which said it has it", self.index));
         }
         if before != content && identity.record > self.disturbed {

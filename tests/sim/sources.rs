@@ -5,7 +5,10 @@ use std::collections::{BTreeSet, VecDeque};
 
 use weir_plugin_api::{Batch, InputCounts, Position, Resume};
 
-use super::world::{self, BROKER_WINDOW, Kind, Random};
+use super::{
+    plan::Bug,
+    world::{self, BROKER_WINDOW, Kind, Random, Readings},
+};
 
 /// A batch that was taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub struct Taken {
     pub fresh: bool,
     /// Points read.
     pub read: u64,
+    /// The item the session or the boot began with that it was sent in.
+    pub base: usize,
 }
 
 /// One source and the input that reads from it.
@@ -27,7 +32,7 @@ pub struct Taken {
 pub struct Source {
     input: usize,
     kind: Kind,
-    seed: u64,
+    readings: Readings,
     /// Items there are.
     items: usize,
     /// The next one that was never sent.
@@ -41,17 +46,21 @@ pub struct Source {
     /// What the input has taken: dies with it and comes back from the core.
     known: Resume,
     announced: bool,
-    /// Takes a redelivery for something new: a planted bug.
-    forgetful: bool,
+    /// The item this session of the broker, or this boot of the device, began with.
+    base: usize,
+    /// Items that went with a session or a boot: nobody has them any more.
+    pub lost: BTreeSet<usize>,
+    /// Takes a redelivery for something new, or a new session for the old one: planted bugs.
+    bug: Option<Bug>,
 }
 
 impl Source {
     /// A source with this many items.
-    pub fn new(input: usize, seed: u64, items: usize, forgetful: bool) -> Self {
+    pub fn new(input: usize, readings: Readings, items: usize, bug: Option<Bug>) -> Self {
         Self {
             input,
             kind: world::kind(input),
-            seed,
+            readings,
             items,
             next: 0,
             unacknowledged: BTreeSet::new(),
@@ -59,7 +68,9 @@ impl Source {
             on_the_way: Vec::new(),
             known: Resume::default(),
             announced: false,
-            forgetful,
+            base: 0,
+            lost: BTreeSet::new(),
+            bug,
         }
     }
 
@@ -80,9 +91,25 @@ impl Source {
         self.reconnect(random);
     }
 
+    /// The broker has forgotten the session, or the device restarts: what was not acknowledged is gone, and numbers begin anew.
+    pub fn forget(&mut self, random: &mut Random) {
+        if !matches!(self.kind, Kind::Broker | Kind::Frames) {
+            return;
+        }
+        self.lost.extend(&self.unacknowledged);
+        self.unacknowledged.clear();
+        self.base = self.next;
+        self.reconnect(random);
+    }
+
     /// The connection breaks: acknowledgements on their way are lost, what was not acknowledged is sent again.
     pub fn reconnect(&mut self, random: &mut Random) {
         self.on_the_way.clear();
+        let session = world::epoch(self.readings.seed, self.base);
+        if self.kind == Kind::Broker && self.known.session != session && self.bug != Some(Bug::SessionKept) {
+            // The broker says that it knows of no session.
+            self.known.messages.clear();
+        }
         self.again = self.unacknowledged.iter().copied().collect();
         // A broker keeps the order; clients each ask for themselves, and a bad line mixes frames up.
         let mixes = matches!(self.kind, Kind::Keyed | Kind::Frames);
@@ -107,16 +134,16 @@ impl Source {
     }
 
     /// What the input makes of what comes next, if anything does.
-    pub fn take(&mut self, number: u64, random: &mut Random) -> Option<(Taken, Batch)> {
+    pub fn take(&mut self, number: u64, steady: i64, random: &mut Random) -> Option<(Taken, Batch)> {
         let (item, again) = self.send(random)?;
-        let mut batch = world::batch(self.seed, self.input, item);
+        let mut batch = world::batch(self.readings, self.input, item, self.base, steady);
         let read = batch.counts.read;
-        let known = again && self.is_known(item);
+        let known = (again || self.bug == Some(Bug::SessionKept)) && self.is_known(item);
         if self.kind == Kind::Frames && !known && !self.is_next_frame(item) {
             // The device will send it again in its turn.
             return None;
         }
-        let fresh = !known || self.forgetful;
+        let fresh = !known || self.bug == Some(Bug::RedeliveryCounted);
         if fresh {
             self.known.apply(&batch.position);
             if !std::mem::replace(&mut self.announced, true) {
@@ -130,7 +157,7 @@ impl Source {
             };
         }
         batch.number = number;
-        Some((Taken { number, input: self.input, item, fresh, read }, batch))
+        Some((Taken { number, input: self.input, item, fresh, read, base: self.base }, batch))
     }
 
     /// The next item on the wire, and whether it may have been there before.
@@ -177,17 +204,23 @@ impl Source {
 
     /// Whether nothing is missing before it that the device could still send: after damage something may be.
     fn is_next_frame(&self, item: usize) -> bool {
-        self.known.sequence.map_or(0, |(_, sequence)| sequence) == item as u64 || self.unacknowledged.first() == Some(&item)
+        self.last_sequence() == (item - self.base) as u64 || self.unacknowledged.first() == Some(&item)
+    }
+
+    /// The last frame of this boot of the device that is known, from 1 on.
+    fn last_sequence(&self) -> u64 {
+        let nonce = world::epoch(self.readings.seed, self.base);
+        self.known.sequence.filter(|(n, _)| *n == nonce).map_or(0, |(_, sequence)| sequence)
     }
 
     /// Whether the input recognises an item that may have been sent before.
     fn is_known(&self, item: usize) -> bool {
         match self.kind {
             Kind::Broker => {
-                let message = world::message(item);
+                let message = world::message(item, self.base);
                 self.known.messages.get(&message.id) == Some(&message.hash)
             }
-            Kind::Frames => self.known.sequence.is_some_and(|(_, sequence)| (item as u64) < sequence),
+            Kind::Frames => ((item - self.base) as u64) < self.last_sequence(),
             Kind::Keyed => self.known.keys.contains(&world::key(item)),
             Kind::Log => {
                 let (partition, offset) = world::offset(item);

@@ -131,22 +131,48 @@ pub fn spec(durability: Durability) -> EngineSpec {
     spec
 }
 
-/// Item `index` of an input, a batch: the same for the same seed. Ids of names are those of [`names`].
-pub fn batch(seed: u64, input: usize, index: usize) -> Batch {
+/// What all sources have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Readings {
+    /// Decides what they say.
+    pub seed: u64,
+    /// Of the present; else of an hour ago.
+    pub recent: bool,
+    /// Some bring no time of their own.
+    pub untimed: bool,
+}
+
+impl Readings {
+    /// Event time at which they begin.
+    fn begin(self) -> i64 {
+        // Not so near that any was of the future, should the first come at once.
+        EPOCH - if self.recent { 10_000 * MS } else { 3_000_000 * MS }
+    }
+}
+
+/// Item `index` of an input, a batch, read at `steady`: the same for the same seed, but for times that it does not bring. Ids of names are
+/// those of [`names`]. `base`: see [`position`].
+pub fn batch(readings: Readings, input: usize, index: usize, base: usize, steady: i64) -> Batch {
+    let Readings { seed, .. } = readings;
     let mut random = Random(seed ^ (input as u64) << 40 ^ (index as u64) << 8);
-    let mut batch = Batch { position: position(seed, input, index), ..Batch::default() };
+    let mut batch = Batch { position: position(seed, input, index, base), read_at: steady, ..Batch::default() };
     let mut points = 1 + random.below(6);
     if random.once_in(12) {
         points += random.below(120);
     }
     for point in 0..points {
         let late = if random.once_in(25) { 3000 * MS } else { 0 };
-        let time = EPOCH - 3_000_000 * MS + index as i64 * 150 * MS + point as i64 * MS + random.below(100) as i64 * MS - late;
+        let mut time = readings.begin() + index as i64 * 150 * MS + point as i64 * MS + random.below(100) as i64 * MS - late;
         let series = random.below(SERIES) as u32;
+        // One input in three has no clock.
+        let untimed = if readings.untimed && input % 3 == 2 { Cell::UNTIMED } else { 0 };
+        if untimed != 0 {
+            time = steady;
+        }
         let mut flags = Cell::START;
         let mut field = |id: u16, value: Value<'_>, batch: &mut Batch| {
             let (kind, value) = Cell::encode_value(value, &mut batch.text);
-            batch.cells.push(Cell { series, field: id, kind: kind as u8, flags, time, value });
+            batch.cells.push(Cell { series, field: id, kind: kind as u8, flags: flags | untimed, time, value });
             flags = 0;
         };
         field(0, Value::Float(random.below(1000) as f64 / 10.0), &mut batch);
@@ -200,9 +226,9 @@ pub fn kind(input: usize) -> Kind {
     [Kind::File, Kind::Broker, Kind::Frames, Kind::Polled, Kind::Log, Kind::Keyed][input]
 }
 
-/// Packet id and hash of an item of a broker.
-pub fn message(item: usize) -> MessageId {
-    MessageId { id: (item as u64 % PACKET_IDS) as u16 + 1, hash: item as u32 }
+/// Packet id and hash of an item of a broker, of the session that began with item `base`: one of another session may look just like it.
+pub fn message(item: usize, base: usize) -> MessageId {
+    MessageId { id: ((item - base) as u64 % PACKET_IDS) as u16 + 1, hash: (item - base) as u32 }
 }
 
 /// Key of a client's request.
@@ -215,13 +241,18 @@ pub fn offset(item: usize) -> (String, u64) {
     (format!("t/{}", item % 2), item as u64 / 2)
 }
 
-/// What a record says of item `item`.
-pub fn position(seed: u64, input: usize, item: usize) -> Position {
+/// Number of the session, or of the boot, that began with item `base`.
+pub fn epoch(seed: u64, base: usize) -> u64 {
+    seed ^ (base as u64 + 1)
+}
+
+/// What a record says of item `item`, sent since the session or the boot that began with item `base`.
+pub fn position(seed: u64, input: usize, item: usize, base: usize) -> Position {
     let next = item as u64 + 1;
     match kind(input) {
         Kind::File => Position::Files(vec![FilePosition { path: "/f".into(), file: (1, seed), offset: next, head: 7 }]),
-        Kind::Broker => Position::Messages { session: 1, ids: vec![message(item)] },
-        Kind::Frames => Position::Sequence { nonce: seed, sequence: next },
+        Kind::Broker => Position::Messages { session: epoch(seed, base), ids: vec![message(item, base)] },
+        Kind::Frames => Position::Sequence { nonce: epoch(seed, base), sequence: next - base as u64 },
         Kind::Polled => Position::None,
         Kind::Log => {
             let (partition, offset) = offset(item);

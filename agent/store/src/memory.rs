@@ -180,12 +180,35 @@ impl MemoryFiles {
         content.now = content.durable.clone();
     }
 
-    /// Flips one bit of a file.
+    /// Flips the lowest bit of a byte of a file.
     pub fn flip(&mut self, name: &str, byte: usize) {
-        if let Some(content) = self.names.get(name).and_then(|n| self.contents.get_mut(n))
-            && byte < content.now.len()
-        {
-            content.now[byte] ^= 1;
+        self.flip_bit(name, byte, 0);
+    }
+
+    /// Flips one bit of a file.
+    pub fn flip_bit(&mut self, name: &str, byte: usize, bit: u8) {
+        self.rot(name, |content| content.iter_mut().skip(byte).take(1).for_each(|b| *b ^= 1 << (bit % 8)));
+    }
+
+    /// Bytes of a file become others while nobody looks; it does not grow.
+    pub fn overwrite(&mut self, name: &str, at: usize, bytes: &[u8]) {
+        self.rot(name, |content| content.iter_mut().skip(at).zip(bytes).for_each(|(b, other)| *b = *other));
+    }
+
+    /// A file loses its end while nobody looks.
+    pub fn cut(&mut self, name: &str, length: u64) {
+        self.rot(name, |content| content.truncate(length as usize));
+    }
+
+    /// A file is gone, for good.
+    pub fn lose(&mut self, name: &str) {
+        self.names.remove(name);
+        self.durable_names.remove(name);
+    }
+
+    fn rot(&mut self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(content) = self.names.get(name).and_then(|n| self.contents.get_mut(n)) {
+            change(&mut content.now);
             content.durable = content.now.clone();
         }
     }

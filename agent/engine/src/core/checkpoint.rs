@@ -180,7 +180,7 @@ impl Core {
     }
 
     /// A checkpoint failed: what it had moved to the outbox waits in memory again.
-    pub(super) fn unspill(&mut self) {
+    pub(super) fn unspill(&mut self, now: Now) {
         for (lane, first, of) in std::mem::take(&mut self.moved) {
             let stored = &mut self.waiting.lane(lane).stored;
             if let Some(index) = stored.iter().position(|b| b.first == first && b.place.is_none()) {
@@ -196,6 +196,7 @@ impl Core {
             queue.bytes += held.size;
             queue.held.push_front(held);
         }
+        self.settle_unspilled(now);
     }
 
     fn free_below(&self, dead: u64) -> [u64; 2] {
@@ -293,7 +294,7 @@ impl Core {
             return;
         }
         self.checkpoint.running = None;
-        self.unspill();
+        self.unspill(now);
         self.checkpoint.delay = (self.checkpoint.delay * 2).clamp(RETRY_FIRST, RETRY_MAX);
         self.checkpoint.not_before = now.steady + self.checkpoint.delay;
         self.checkpoint.retry = true;

@@ -133,6 +133,20 @@ impl Core {
         }
     }
 
+    /// What was on its way to the outbox is in memory again: what destinations have of it that stand in the middle will not be read there.
+    pub(super) fn settle_unspilled(&mut self, now: Now) {
+        for lane in Lane::ALL {
+            for output in 0..self.lines.len() as u16 {
+                let queue = &self.waiting.lanes[lane as usize];
+                let sent = queue.cursors[usize::from(output)].sent;
+                let within = |h: &&Held| h.chunk.identity(0) <= sent && sent < h.last;
+                if let Some((last, chunk)) = queue.held.iter().find(within).map(|h| (h.last, Arc::clone(&h.chunk))) {
+                    self.settle_skipped(now, output, lane, last, &chunk);
+                }
+            }
+        }
+    }
+
     /// What destinations have by their own account is delivered.
     pub(super) fn settle_told(&mut self, now: Now) {
         for (output, resume) in std::mem::take(&mut self.told) {

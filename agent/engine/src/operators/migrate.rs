@@ -27,14 +27,22 @@ impl Operators {
         Ok((operators, dropped))
     }
 
-    /// Windows that start anew send nothing that would take the place of a result of those that are no more.
+    /// See [`crate::core::Core::forget_ended_groups`].
+    #[doc(hidden)]
+    pub fn forget_ended_groups(&mut self) {
+        self.stage.windows.iter_mut().for_each(WindowOperator::forget_ended_groups);
+    }
+
+    /// Windows that start anew send nothing that would take the place of a result of those that are no more, and those that go on re-open
+    /// nothing they have forgotten.
     fn start_windows_above(&mut self, old: &Self) {
         let same = |a: &WindowOperator, b: &WindowOperator| a.window().name == b.window().name && a.meaning() == b.meaning();
         let gone = old.stage.windows.iter().filter(|o| !self.stage.windows.iter().any(|n| same(o, n)));
         let newest: Vec<Newest> = gone.flat_map(|window| window.newest(&old.stage.partitions)).collect();
         for window in &mut self.stage.windows {
-            if !old.stage.windows.iter().any(|o| same(o, window)) {
-                window.start_above(&newest);
+            match old.stage.windows.iter().find(|o| same(o, window)) {
+                Some(before) => window.keep_closed(before, &old.stage.partitions),
+                None => window.start_above(&newest),
             }
         }
     }

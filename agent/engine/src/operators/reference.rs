@@ -56,10 +56,16 @@ struct Window {
 struct Group {
     series: Series,
     watermark: i64,
+    /// Windows that start below it are never emitted.
+    floor: i64,
     fed_by: Vec<String>,
     fields: Vec<String>,
     points: Vec<(i64, Vec<(String, f64)>)>,
     windows: BTreeMap<i64, Window>,
+    /// Its last accepted point, or its beginning.
+    observed: i64,
+    /// Its place is free.
+    ended: bool,
 }
 
 /// One window over everything it is shown.
@@ -69,7 +75,11 @@ pub struct Reference {
     time: TimeSpec,
     partitions: BTreeMap<String, Partition>,
     groups: Vec<Group>,
+    /// How far groups had come that have ended, and their floors.
+    tombstones: BTreeMap<String, (i64, i64)>,
     observed: i64,
+    /// An edit may have made something due.
+    edited: bool,
     outcomes: Vec<Outcome>,
     /// Points that came too late.
     pub late: u64,
@@ -78,13 +88,42 @@ pub struct Reference {
 impl Reference {
     /// Of a window without filters and patterns, and without global tags.
     pub fn new(window: WindowSpec, time: TimeSpec) -> Self {
-        Self { window, time, partitions: BTreeMap::new(), groups: Vec::new(), observed: i64::MIN, outcomes: Vec::new(), late: 0 }
+        Self {
+            window,
+            time,
+            partitions: BTreeMap::new(),
+            groups: Vec::new(),
+            tombstones: BTreeMap::new(),
+            observed: i64::MIN,
+            edited: false,
+            outcomes: Vec::new(),
+            late: 0,
+        }
+    }
+
+    /// From the next record on another configuration is in force, which leaves the window its meaning.
+    pub fn edit(&mut self, window: WindowSpec) {
+        if window.allowed_lateness > self.window.allowed_lateness {
+            // What was let go stays closed.
+            let whole =
+                |watermark: i64| self.last_window(watermark - self.window.allowed_lateness - self.window.period) + self.window.every;
+            let floors: Vec<i64> =
+                self.groups.iter().map(|g| if g.watermark == i64::MIN { i64::MIN } else { whole(g.watermark) }).collect();
+            let ended: Vec<i64> = self.tombstones.values().map(|(watermark, _)| whole(*watermark)).collect();
+            self.groups.iter_mut().zip(floors).for_each(|(group, floor)| group.floor = group.floor.max(floor));
+            self.tombstones.values_mut().zip(ended).for_each(|((_, floor), whole)| *floor = whole.max(*floor));
+        }
+        (self.window, self.edited) = (window, true);
     }
 
     /// One record with these points, at this observed time.
     pub fn record(&mut self, observed: i64, points: &[Point]) {
         self.observed = observed;
+        if std::mem::take(&mut self.edited) {
+            (0..self.groups.len()).for_each(|group| self.advance(group));
+        }
         self.fall_idle();
+        self.end_groups();
         for point in points {
             self.point(point);
         }
@@ -93,12 +132,30 @@ impl Reference {
 
     /// All inputs have ended.
     pub fn finish(&mut self) {
+        (0..self.groups.len()).for_each(|at| self.close(at));
+    }
+
+    /// Everything a group holds is emitted.
+    fn close(&mut self, at: usize) {
+        let held = self.held(at).last().copied();
+        if let Some(last) = held {
+            let end = self.last_window(last).saturating_add(self.window.period + self.window.allowed_lateness);
+            self.raise(at, end.max(self.groups[at].watermark));
+        }
+    }
+
+    /// Groups that have been silent for long end; of each is left how far it had come.
+    fn end_groups(&mut self) {
         for at in 0..self.groups.len() {
-            let held = self.held(at).last().copied();
-            if let Some(last) = held {
-                let end = self.last_window(last).saturating_add(self.window.period + self.window.allowed_lateness);
-                self.raise(at, end.max(self.groups[at].watermark));
+            let group = &self.groups[at];
+            if group.ended || group.observed.saturating_add(self.time.group_ttl) > self.observed {
+                continue;
             }
+            self.close(at);
+            self.advance(at);
+            let group = &mut self.groups[at];
+            self.tombstones.insert(group.series.line().to_owned(), (group.watermark, group.floor));
+            *group = Group { ended: true, ..new_group(Series::new(&SeriesParts::default()), self.observed) };
         }
     }
 
@@ -198,7 +255,8 @@ impl Reference {
             self.advance(at);
         }
         let watermark = self.groups[at].watermark;
-        if self.free_at(self.last_window(point.time)) <= watermark {
+        let pane = self.last_window(point.time);
+        if self.free_at(pane) <= watermark || pane < self.groups[at].floor {
             self.late += 1;
             return;
         }
@@ -215,6 +273,7 @@ impl Reference {
             }
         }
         group.points.push((point.time, point.fields.clone()));
+        group.observed = self.observed;
     }
 
     fn group(&mut self, point: &Point) -> usize {
@@ -228,17 +287,18 @@ impl Reference {
             }
         }
         let series = Series::new(&parts);
-        self.groups.iter().position(|g| g.series == series).unwrap_or_else(|| {
-            self.groups.push(Group {
-                series,
-                watermark: i64::MIN,
-                fed_by: Vec::new(),
-                fields: Vec::new(),
-                points: Vec::new(),
-                windows: BTreeMap::new(),
-            });
-            self.groups.len() - 1
-        })
+        if let Some(known) = self.groups.iter().position(|g| !g.ended && g.series == series) {
+            return known;
+        }
+        let (watermark, floor) = self.tombstones.remove(series.line()).unwrap_or((i64::MIN, i64::MIN));
+        let group = Group { watermark, floor, ..new_group(series, self.observed) };
+        // The first place that is free.
+        let at = self.groups.iter().position(|g| g.ended).unwrap_or(self.groups.len());
+        match self.groups.get_mut(at) {
+            Some(place) => *place = group,
+            None => self.groups.push(group),
+        }
+        at
     }
 
     fn emit_early(&mut self, at: usize) {
@@ -271,6 +331,9 @@ impl Reference {
     }
 
     fn emit(&mut self, at: usize, start: i64, complete: bool) {
+        if start < self.groups[at].floor {
+            return;
+        }
         let mut fields = Vec::new();
         for name in &self.groups[at].fields {
             let values: Vec<(i64, f64)> =
@@ -289,6 +352,20 @@ impl Reference {
         if !fields.is_empty() {
             self.outcomes.push(Outcome { series: self.groups[at].series.line().to_owned(), start, complete, revision, fields });
         }
+    }
+}
+
+fn new_group(series: Series, observed: i64) -> Group {
+    Group {
+        series,
+        watermark: i64::MIN,
+        floor: i64::MIN,
+        fed_by: Vec::new(),
+        fields: Vec::new(),
+        points: Vec::new(),
+        windows: BTreeMap::new(),
+        observed,
+        ended: false,
     }
 }
 

@@ -73,6 +73,24 @@ fn a_destination_that_knows_better_is_believed_within_a_chunk_and_the_ledger_say
 }
 
 #[test]
+fn a_destination_that_knows_better_while_a_checkpoint_fails_is_believed_too() {
+    let mut world = World::new(spec());
+    world.take(&[1.0, 2.0, 3.0]);
+    let all = world.want(0);
+    world.restart(None);
+    // On their way to the outbox while it says so, and back in memory before anybody has read them there.
+    let effects = world.step(Event::Checkpoint);
+    let number = effects.iter().find_map(|e| if let Effect::Checkpoint { number, .. } = e { Some(*number) } else { None });
+    world.core.set_output_cursor(0, OutputResume { results: all[1].0, ..OutputResume::default() });
+    world.step(Event::Time);
+    world.step(Event::CheckpointFailed { number: number.unwrap(), no_space: false, reason: "disk".into() });
+    world.sync();
+    assert_eq!(world.drain(0), [3.0]);
+    assert_eq!((world.line(0).delivered, world.line(0).waiting()), (3, 0));
+    world.balances();
+}
+
+#[test]
 fn a_destination_that_knows_of_results_we_never_made_skips_none_of_ours() {
     let mut world = World::new(spec());
     let future = Identity { record: 1000, ordinal: 0 };

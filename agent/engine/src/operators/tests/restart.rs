@@ -103,6 +103,40 @@ fn a_window_that_starts_anew_replaces_no_result_that_was_sent() {
 }
 
 #[test]
+fn a_window_that_starts_anew_twice_replaces_nothing_that_was_sent_before_either() {
+    let coarse = WindowSpec { every: 20 * S, period: 20 * S, ..window() };
+    let fine = WindowSpec { every: 5 * S, period: 5 * S, ..window() };
+    let mut world = World::new(spec(vec![fine.clone()], vec![]));
+    world.now = 100;
+    world.batch(&["p m t=1 21", "p m t=2 26", "p m t=3 37"]);
+    assert_eq!(world.take(), ["m t_count=1i,t_sum=1 20", "m t_count=1i,t_sum=2 25"]);
+    // In between nothing comes: the floor of the coarse window lies on none of the fine ones' starts.
+    let (world, _) = edit(world, spec(vec![coarse], vec![]));
+    let (mut world, _) = edit(world, spec(vec![fine], vec![]));
+    world.restart();
+    world.batch(&["q m t=7 27", "q m t=8 41", "q m t=9 52"]);
+    assert_eq!(world.take(), ["late m t=7,lag=13 27", "m t_count=1i,t_sum=8 40"]);
+}
+
+#[test]
+fn what_was_let_go_is_not_re_opened_by_a_longer_allowed_lateness() {
+    let longer = WindowSpec { allowed_lateness: 60 * S, ..window() };
+    let mut world = World::new(spec(vec![window()], vec![]));
+    world.now = 100;
+    world.batch(&["p m t=1 1", "p m t=2 2", "p m t=3 12", "p m t=4 24"]);
+    assert_eq!(world.take(), ["m t_count=2i,t_sum=3 0", "m t_count=1i,t_sum=3 10"]);
+    let (mut world, dropped) = edit(world, spec(vec![longer], vec![]));
+    assert_eq!(dropped, Vec::<String>::new());
+    // Its points are forgotten: a result of this one alone would take the place of one with two.
+    world.batch(&["p m t=5 3", "p m t=6 25", "p m t=7 31"]);
+    assert_eq!(world.take(), ["late m t=5,lag=21 3", "m t_count=2i,t_sum=10 20"]);
+    // What is let go no more can be re-opened.
+    world.batch(&["p m t=8 26"]);
+    world.tick(200);
+    assert_eq!(world.take(), ["m t_count=1i,t_sum=7 30", "m t_count=3i,t_sum=18 20"]);
+}
+
+#[test]
 fn what_a_shorter_lateness_makes_due_is_sent_whatever_comes_next() {
     let late = spec(vec![WindowSpec { lateness: 5 * S, ..window() }], vec![]);
     let in_time = spec(vec![window()], vec![]);

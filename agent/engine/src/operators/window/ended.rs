@@ -106,6 +106,12 @@ impl Ended {
         folded
     }
 
+    /// Gives every floor what `raised` makes of it.
+    fn raise(&mut self, raised: impl Fn(Floor) -> Floor) {
+        self.stones.values_mut().for_each(|stone| stone.floor = raised(stone.floor));
+        self.common = raised(self.common);
+    }
+
     /// The floor of a group that begins, or begins again.
     pub fn take(&mut self, series: &Arc<Series>) -> Floor {
         let key = Key(Arc::clone(series));
@@ -138,21 +144,22 @@ impl WindowOperator {
     /// The newest results of all groups that sent any.
     pub fn newest(&self, partitions: &Partitions) -> Vec<Newest> {
         let grid = self.grid;
-        // Time of the newest result below a window that was not emitted yet.
-        let time = |next: i64| if self.window().time_is_end { next.saturating_add(grid.period - grid.every) } else { next - grid.every };
         let mut newest = Vec::new();
-        let mut add = |series: &Arc<Series>, observed: i64, next: i64| {
-            if next > i64::MIN + grid.every {
-                newest.push(Newest { series: Arc::clone(series), time: time(next), observed });
+        let mut add = |series: &Arc<Series>, observed: i64, next: i64, floor: i64| {
+            // Below a floor that was taken over, what others have sent need not lie where windows of this one begin.
+            let start = if floor > next { floor - 1 } else { next.saturating_sub(grid.every) };
+            if next.max(floor) > i64::MIN + grid.every {
+                let time = if self.window().time_is_end { start.saturating_add(grid.period) } else { start };
+                newest.push(Newest { series: Arc::clone(series), time, observed });
             }
         };
         for (_, group) in self.live() {
             let closed = grid.first_ending_after(group.watermark(partitions, grid.lateness));
             let early = group.emitted.last().map_or(i64::MIN, |e| e.start.saturating_add(grid.every));
-            add(&group.series, group.observed, closed.max(early).max(group.floor));
+            add(&group.series, group.observed, closed.max(early), group.floor);
         }
         for (series, stone) in self.ended.iter() {
-            add(series, stone.observed, grid.first_ending_after(stone.floor.watermark).max(stone.floor.start));
+            add(series, stone.observed, grid.first_ending_after(stone.floor.watermark), stone.floor.start);
         }
         newest
     }
@@ -166,6 +173,31 @@ impl WindowOperator {
             let stone = Tombstone { floor, observed: *observed };
             self.counts.forgotten += self.ended.add(series, stone, self.spec.limits.groups_max);
         }
+    }
+
+    /// Reads on under a longer `allowed_lateness`: windows that were let go under that of `old` are not whole any more, and stay closed.
+    pub fn keep_closed(&mut self, old: &Self, partitions: &Partitions) {
+        if self.grid.allowed <= old.grid.allowed {
+            return;
+        }
+        let whole = |watermark: i64| match watermark {
+            i64::MIN => i64::MIN,
+            reached => old.grid.first_ending_after(reached.saturating_sub(old.grid.allowed)),
+        };
+        for (_, group) in old.live() {
+            let reached = group.watermark(partitions, old.grid.lateness);
+            let reached = if reached < group.due { reached } else { group.watermark };
+            if let Some(number) = self.keys.get(&group.series) {
+                let floor = &mut self.groups[*number as usize].floor;
+                *floor = whole(reached).max(*floor);
+            }
+        }
+        self.ended.raise(|floor| Floor { start: floor.start.max(whole(floor.watermark)), ..floor });
+    }
+
+    /// A planted bug: nothing is left of groups that have ended.
+    pub fn forget_ended_groups(&mut self) {
+        self.ended = Ended::default();
     }
 
     /// Groups silent for their time-to-live are emitted for the last time and end.
