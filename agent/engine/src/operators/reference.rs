@@ -120,7 +120,10 @@ impl Reference {
     pub fn record(&mut self, observed: i64, points: &[Point]) {
         self.observed = observed;
         if std::mem::take(&mut self.edited) {
-            (0..self.groups.len()).for_each(|group| self.advance(group));
+            for group in 0..self.groups.len() {
+                self.raise(group, self.groups[group].watermark);
+                self.advance(group);
+            }
         }
         self.fall_idle();
         self.end_groups();

@@ -137,6 +137,22 @@ fn what_was_let_go_is_not_re_opened_by_a_longer_allowed_lateness() {
 }
 
 #[test]
+fn windows_go_on_closing_under_a_shorter_allowed_lateness() {
+    let longer = WindowSpec { allowed_lateness: 60 * S, ..window() };
+    let mut world = World::new(spec(vec![longer], vec![]));
+    world.now = 100;
+    world.batch(&["p m t=1 1", "p m t=2 12", "p m t=3 24"]);
+    assert_eq!(world.take(), ["m t_count=1i,t_sum=1 0", "m t_count=1i,t_sum=2 10"]);
+    world.batch(&["p m t=4 2"]);
+    // Re-opened and not due again yet: it leaves with its pane.
+    let (mut world, _) = edit(world, spec(vec![window()], vec![]));
+    world.tick(101);
+    assert_eq!(world.take(), ["m t_count=2i,t_sum=5 0"]);
+    world.batch(&["p m t=5 31"]);
+    assert_eq!(world.take(), ["m t_count=1i,t_sum=3 20"]);
+}
+
+#[test]
 fn what_a_shorter_lateness_makes_due_is_sent_whatever_comes_next() {
     let late = spec(vec![WindowSpec { lateness: 5 * S, ..window() }], vec![]);
     let in_time = spec(vec![window()], vec![]);

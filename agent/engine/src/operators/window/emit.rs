@@ -62,7 +62,7 @@ impl WindowOperator {
     }
 
     /// Lets go of emitted windows and panes that no late point can reach any more.
-    fn release(&mut self, group: u32, out: &mut Out<'_>) {
+    pub(super) fn release(&mut self, group: u32, out: &mut Out<'_>) {
         let grid = self.grid;
         let watermark = self.groups[group as usize].watermark;
         while let Some(emitted) = self.groups[group as usize].emitted.first().copied() {

@@ -38,6 +38,9 @@ impl WindowOperator {
             return;
         }
         for group in 0..self.groups.len() as u32 {
+            // A shorter `allowed_lateness` lets go of more at the same watermark; until that is done nobody waits for what comes next.
+            self.release(group, out);
+            self.arm(group, partitions);
             let state = &self.groups[group as usize];
             if state.due <= state.minimum(partitions, self.grid.lateness).unwrap_or(i64::MIN) {
                 self.settle(group, partitions, out);
