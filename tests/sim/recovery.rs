@@ -258,7 +258,9 @@ impl Simulator {
         let weak = self.is_weak(death.cut);
         self.check_weakness(weak, &ledger, death, oldest)?;
         let acknowledged = tail.iter().flatten().filter(|t| t.number <= self.promised).count();
-        self.lost.0 += if unjournaled > 0 { 0 } else { middle.len() };
+        // So are, after a power cut, those of a mode that had not synced them yet.
+        let only_there = unjournaled > 0 || self.plan.durability != Durability::Power;
+        self.lost.0 += if only_there { 0 } else { middle.len() };
         // Without syncs nothing later says that what is behind an injury was ever whole.
         let unnamed = weak || self.plan.rots() && self.plan.durability != Durability::Power;
         if unnamed {

@@ -147,7 +147,7 @@ impl WindowOperator {
         let mut newest = Vec::new();
         let mut add = |series: &Arc<Series>, observed: i64, next: i64, floor: i64| {
             // Below a floor that was taken over, what others have sent need not lie where windows of this one begin.
-            let start = if floor > next { floor - 1 } else { next.saturating_sub(grid.every) };
+            let start = next.saturating_sub(grid.every).max(floor.saturating_sub(1));
             if next.max(floor) > i64::MIN + grid.every {
                 let time = if self.window().time_is_end { start.saturating_add(grid.period) } else { start };
                 newest.push(Newest { series: Arc::clone(series), time, observed });
