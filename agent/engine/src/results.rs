@@ -1,10 +1,13 @@
 //! What leaves the engine while one record is applied: points in two lanes, numbered as they come.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
-use weir_plugin_api::{Cell, Chunk, Identity, Lane, Series, Value};
+use weir_plugin_api::{Cell, Chunk, FieldNumbers, Identity, Lane, Series, Value};
 
 /// Collects points of consecutive records into one chunk per lane.
+///
+/// A chunk can name 65 536 fields, and the window results of one wide message have more names: then a lane has several, and a point that is
+/// wider than that leaves as several of the same series and time.
 ///
 /// Passed points are copied cell by cell: ids of the engine's table are mapped to the chunk's by arrays that are stamped, not cleared.
 #[derive(Debug, Default)]
@@ -16,12 +19,29 @@ pub struct Results {
 
 #[derive(Debug, Default)]
 struct LaneBuilder {
+    /// Those that can name no more fields.
+    full: VecDeque<Chunk>,
     chunk: Chunk,
+    numbers: FieldNumbers,
     /// Engine series id → (stamp, index in the chunk).
     series: Vec<(u32, u32)>,
     /// Engine field id → (stamp, index in the chunk).
     fields: Vec<(u32, u16)>,
     stamp: u32,
+}
+
+impl LaneBuilder {
+    /// The chunk so far; what follows is in another.
+    fn close(&mut self) -> Chunk {
+        self.stamp = self.stamp.wrapping_add(1);
+        if self.stamp == 0 {
+            self.series.clear();
+            self.fields.clear();
+            self.stamp = 1;
+        }
+        self.numbers.clear();
+        std::mem::take(&mut self.chunk)
+    }
 }
 
 impl Results {
@@ -31,9 +51,10 @@ impl Results {
         self.ordinals = [0, 0];
     }
 
-    /// Points in the chunk of `lane` so far.
+    /// Points in the chunks of `lane` so far.
     pub fn len(&self, lane: Lane) -> usize {
-        self.lanes[lane as usize].chunk.len()
+        let builder = &self.lanes[lane as usize];
+        builder.chunk.len() + builder.full.iter().map(Chunk::len).sum::<usize>()
     }
 
     /// Whether nothing was emitted since the last take.
@@ -43,19 +64,13 @@ impl Results {
 
     /// Bytes of memory of the chunks so far.
     pub fn size(&self) -> usize {
-        self.lanes.iter().map(|l| l.chunk.size()).sum()
+        self.lanes.iter().map(|l| l.chunk.size() + l.full.iter().map(Chunk::size).sum::<usize>()).sum()
     }
 
-    /// Takes the chunk of a lane; the next point opens a new one.
+    /// Takes the oldest chunk of a lane, the only one but after very wide points; the next point opens a new one.
     pub fn take(&mut self, lane: Lane) -> Chunk {
         let builder = &mut self.lanes[lane as usize];
-        builder.stamp = builder.stamp.wrapping_add(1);
-        if builder.stamp == 0 {
-            builder.series.clear();
-            builder.fields.clear();
-            builder.stamp = 1;
-        }
-        std::mem::take(&mut builder.chunk)
+        builder.full.pop_front().unwrap_or_else(|| builder.close())
     }
 
     /// Opens a point of a series outside the engine's table (a window result, an alert). Fields follow with [`Results::field`].
@@ -72,8 +87,13 @@ impl Results {
 
     /// Adds a field to the point that was opened last in `lane`. Names are few: they are found by address, then by text.
     pub fn field(&mut self, lane: Lane, name: &Arc<str>, time: i64, value: Value<'_>) {
+        let number = |builder: &mut LaneBuilder| builder.numbers.number(&mut builder.chunk.fields, name);
+        let field = number(&mut self.lanes[lane as usize]).or_else(|| {
+            self.split(lane);
+            number(&mut self.lanes[lane as usize])
+        });
+        let Some(field) = field else { return };
         let chunk = &mut self.lanes[lane as usize].chunk;
-        let field = field_index(chunk, name);
         let (kind, bits) = Cell::encode_value(value, &mut chunk.text);
         let start = chunk.starts.last().is_some_and(|s| *s as usize == chunk.cells.len());
         chunk.cells.push(Cell {
@@ -84,6 +104,23 @@ impl Results {
             time,
             value: bits,
         });
+    }
+
+    /// The point that is open goes on in a new chunk, as one of its own.
+    fn split(&mut self, lane: Lane) {
+        let builder = &mut self.lanes[lane as usize];
+        let (Some(series), Some(route)) = (builder.chunk.series.last().cloned(), builder.chunk.routes.last().copied()) else { return };
+        let started = builder.chunk.starts.last().is_some_and(|start| (*start as usize) < builder.chunk.cells.len());
+        if !started {
+            // Nothing of it is there: it opens the new chunk under its own identity.
+            builder.chunk.starts.pop();
+            self.ordinals[lane as usize] -= 1;
+            let points = builder.chunk.starts.len() as u32;
+            builder.chunk.identities.retain(|(start, _)| *start < points);
+        }
+        let closed = builder.close();
+        builder.full.push_back(closed);
+        self.point(lane, &series, route);
     }
 
     /// Passes a raw point on: `cells` are all of one point, timed, with ids of the engine's table.
@@ -110,7 +147,9 @@ impl Results {
                 builder.fields.resize(slot + 1, (builder.stamp.wrapping_sub(1), 0));
             }
             if builder.fields[slot].0 != builder.stamp {
-                builder.fields[slot] = (builder.stamp, field_index(chunk, &field_names[slot]));
+                // The engine's table has fewer names than a chunk can have.
+                let number = builder.numbers.number(&mut chunk.fields, &field_names[slot]);
+                builder.fields[slot] = (builder.stamp, number.unwrap_or(u16::MAX));
             }
             let mut copy = *cell;
             copy.series = series_index;
@@ -139,12 +178,4 @@ fn note_identity(chunk: &mut Chunk, identity: Identity) {
     if !continues {
         chunk.identities.push((points, identity));
     }
-}
-
-fn field_index(chunk: &mut Chunk, name: &Arc<str>) -> u16 {
-    let found = chunk.fields.iter().position(|f| Arc::ptr_eq(f, name)).or_else(|| chunk.fields.iter().position(|f| f == name));
-    found.unwrap_or_else(|| {
-        chunk.fields.push(Arc::clone(name));
-        chunk.fields.len() - 1
-    }) as u16
 }

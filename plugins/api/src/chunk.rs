@@ -195,12 +195,54 @@ impl From<Arc<Chunk>> for Points {
 /// Field names up to which looking at each is quickest.
 const FEW_FIELDS: usize = 32;
 
+/// Finds the number of a field in a chunk's list by its name, however many there are.
+#[derive(Clone, Debug, Default)]
+pub struct FieldNumbers {
+    /// Every field of the list by its name, once there are more than a few.
+    by_name: HashMap<Arc<str>, u16, FixedState>,
+}
+
+impl FieldNumbers {
+    /// The number of `name` in `fields`, always the same list; it is appended when it is new. `None`: the list is full.
+    #[inline]
+    pub fn number(&mut self, fields: &mut Vec<Arc<str>>, name: &Arc<str>) -> Option<u16> {
+        if fields.len() > FEW_FIELDS {
+            return self.one_of_many(fields, name);
+        }
+        let found = fields.iter().position(|f| Arc::ptr_eq(f, name)).or_else(|| fields.iter().position(|f| f == name));
+        Some(found.unwrap_or_else(|| {
+            fields.push(Arc::clone(name));
+            fields.len() - 1
+        }) as u16)
+    }
+
+    fn one_of_many(&mut self, fields: &mut Vec<Arc<str>>, name: &Arc<str>) -> Option<u16> {
+        for (index, field) in fields.iter().enumerate().skip(self.by_name.len()) {
+            self.by_name.insert(Arc::clone(field), index as u16);
+        }
+        if let Some(field) = self.by_name.get(name) {
+            return Some(*field);
+        }
+        let field = u16::try_from(fields.len()).ok()?;
+        fields.push(Arc::clone(name));
+        self.by_name.insert(Arc::clone(name), field);
+        Some(field)
+    }
+
+    /// Another list follows.
+    pub fn clear(&mut self) {
+        if !self.by_name.is_empty() {
+            // One large message must not pin its memory for good.
+            self.by_name = HashMap::default();
+        }
+    }
+}
+
 /// Puts a chunk together point by point; names are looked up by address of the shared text, then by content.
 #[derive(Debug, Default)]
 pub struct ChunkBuilder {
     chunk: Chunk,
-    /// Every field of the chunk by its name, once there are more than a few.
-    by_name: HashMap<Arc<str>, u16, FixedState>,
+    numbers: FieldNumbers,
 }
 
 impl ChunkBuilder {
@@ -220,18 +262,10 @@ impl ChunkBuilder {
         chunk.starts.push(chunk.cells.len() as u32);
     }
 
-    /// Adds a field to the open point.
+    /// Adds a field to the open point; one past the 65 536th name is left out.
     pub fn field(&mut self, name: &Arc<str>, time: i64, value: Value<'_>) {
         let chunk = &mut self.chunk;
-        let field = if chunk.fields.len() <= FEW_FIELDS {
-            let known = chunk.fields.iter().position(|f| Arc::ptr_eq(f, name) || f == name);
-            known.unwrap_or_else(|| {
-                chunk.fields.push(Arc::clone(name));
-                chunk.fields.len() - 1
-            }) as u16
-        } else {
-            Self::one_of_many(chunk, &mut self.by_name, name)
-        };
+        let Some(field) = self.numbers.number(&mut chunk.fields, name) else { return };
         let (kind, bits) = Cell::encode_value(value, &mut chunk.text);
         let start = chunk.starts.last().is_some_and(|s| *s as usize == chunk.cells.len());
         chunk.cells.push(Cell {
@@ -242,19 +276,6 @@ impl ChunkBuilder {
             time,
             value: bits,
         });
-    }
-
-    fn one_of_many(chunk: &mut Chunk, by_name: &mut HashMap<Arc<str>, u16, FixedState>, name: &Arc<str>) -> u16 {
-        for (index, field) in chunk.fields.iter().enumerate().skip(by_name.len()) {
-            by_name.insert(Arc::clone(field), index as u16);
-        }
-        if let Some(field) = by_name.get(name) {
-            return *field;
-        }
-        let field = chunk.fields.len() as u16;
-        chunk.fields.push(Arc::clone(name));
-        by_name.insert(Arc::clone(name), field);
-        field
     }
 
     /// The chunk.

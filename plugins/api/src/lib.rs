@@ -29,7 +29,7 @@ pub mod value;
 
 pub use batch::{Batch, InputCounts};
 pub use cell::Cell;
-pub use chunk::{Chunk, Identity, Lane, PointView, Points};
+pub use chunk::{Chunk, FieldNumbers, Identity, Lane, PointView, Points};
 pub use collector::{Collector, PointWriter};
 pub use position::{Position, Resume};
 pub use series::{Series, SeriesParts};

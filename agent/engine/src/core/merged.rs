@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use weir_plugin_api::{Cell, Chunk};
+use weir_plugin_api::{Cell, Chunk, FieldNumbers};
 
 use super::waiting::Held;
 
@@ -26,18 +26,28 @@ pub(crate) struct Merged {
     size: usize,
     /// Places of the chunk's series by address and route; made when a second chunk is added.
     places: HashMap<(usize, u64), u32, FixedState>,
+    numbers: FieldNumbers,
 }
 
 impl Merged {
     /// One that begins with a chunk.
     pub fn new(held: Held) -> Self {
         let places = HashMap::with_hasher(FixedState::default());
-        Self { chunk: (*held.chunk).clone(), counts: held.counts, observed: held.observed, size: held.size, places }
+        Self {
+            chunk: (*held.chunk).clone(),
+            counts: held.counts,
+            observed: held.observed,
+            size: held.size,
+            places,
+            numbers: FieldNumbers::default(),
+        }
     }
 
     /// Whether the next chunk is still to go into it.
     pub fn has_room(&self, held: &Held) -> bool {
-        self.chunk.len() + held.chunk.len() <= BLOCK_POINTS && self.size + held.size <= BLOCK_BYTES
+        // Names are numbered by 16 bits.
+        let names = self.chunk.fields.len() + held.chunk.fields.len();
+        self.chunk.len() + held.chunk.len() <= BLOCK_POINTS && self.size + held.size <= BLOCK_BYTES && names <= usize::from(u16::MAX)
     }
 
     /// Appends the next chunk, names and text moved behind those there are.
@@ -57,16 +67,7 @@ impl Merged {
                 chunk.series.len() as u32 - 1
             }));
         }
-        let fields: Vec<u16> = more
-            .fields
-            .iter()
-            .map(|field| {
-                chunk.fields.iter().position(|f| f == field).unwrap_or_else(|| {
-                    chunk.fields.push(Arc::clone(field));
-                    chunk.fields.len() - 1
-                }) as u16
-            })
-            .collect();
+        let fields: Vec<u16> = more.fields.iter().map(|name| self.numbers.number(&mut chunk.fields, name).unwrap_or(u16::MAX)).collect();
         let (points, cells) = (chunk.starts.len() as u32, chunk.cells.len() as u32);
         for cell in &more.cells {
             let mut copy = *cell;

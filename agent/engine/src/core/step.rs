@@ -337,15 +337,14 @@ impl Core {
     /// The open chunks leave the engine.
     pub(super) fn seal(&mut self, observed: i64) {
         for lane in Lane::ALL {
-            if self.results.len(lane) == 0 {
-                continue;
+            while self.results.len(lane) > 0 {
+                let chunk = self.results.take(lane);
+                let counts = super::waiting::count(&chunk, 0, self.lines.len());
+                for (line, count) in self.lines.iter_mut().zip(&counts) {
+                    line.routed += u64::from(*count);
+                }
+                self.waiting.lane(lane).push(chunk, observed);
             }
-            let chunk = self.results.take(lane);
-            let counts = super::waiting::count(&chunk, 0, self.lines.len());
-            for (line, count) in self.lines.iter_mut().zip(&counts) {
-                line.routed += u64::from(*count);
-            }
-            self.waiting.lane(lane).push(chunk, observed);
         }
     }
 

@@ -63,6 +63,42 @@ pub(crate) struct Slot {
     pub class: Class,
 }
 
+/// The fields of a group, each at the place of its words in panes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fields {
+    slots: Vec<Slot>,
+    /// An id is not greater than one before it: those of a message mostly come in the order in which they got their ids.
+    unordered: bool,
+}
+
+impl Fields {
+    /// The place of a field, `near` being the likeliest; in the common order it is found without looking at each.
+    #[inline]
+    pub fn find(&self, field: u16, near: usize) -> Option<usize> {
+        if self.slots.get(near).is_some_and(|slot| slot.field == field) {
+            return Some(near);
+        }
+        if self.unordered {
+            return self.slots.iter().position(|slot| slot.field == field);
+        }
+        self.slots.binary_search_by_key(&field, |slot| slot.field).ok()
+    }
+
+    /// Appends a field.
+    pub fn push(&mut self, slot: Slot) {
+        self.unordered |= self.slots.last().is_some_and(|last| last.field >= slot.field);
+        self.slots.push(slot);
+    }
+}
+
+impl std::ops::Deref for Fields {
+    type Target = [Slot];
+
+    fn deref(&self) -> &[Slot] {
+        &self.slots
+    }
+}
+
 /// What must be remembered of a window that was emitted and may be again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Emitted {
@@ -93,7 +129,7 @@ pub(crate) struct Group {
     pub watch: u32,
     /// Partitions that ever fed it.
     pub partitions: Vec<u32>,
-    pub fields: Vec<Slot>,
+    pub fields: Fields,
     /// Ascending by start.
     pub panes: Vec<Pane>,
     /// Ascending by start.
@@ -125,7 +161,7 @@ impl Group {
             due: i64::MAX,
             watch: 0,
             partitions: Vec::new(),
-            fields: Vec::new(),
+            fields: Fields::default(),
             panes: Vec::new(),
             emitted: Vec::new(),
             observed: i64::MIN,

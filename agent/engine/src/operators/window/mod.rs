@@ -245,16 +245,10 @@ impl WindowOperator {
             let class = Class::of(cell.kind);
             let group = &mut self.groups[group as usize];
             // Fields of a series nearly always come in the same order.
-            let slot = match group.fields.get(i) {
-                Some(slot) if slot.field == cell.field => i,
-                _ => match group.fields.iter().position(|s| s.field == cell.field) {
-                    Some(slot) => slot,
-                    None => {
-                        group.fields.push(Slot { field: cell.field, class });
-                        group.fields.len() - 1
-                    }
-                },
-            };
+            let slot = group.fields.find(cell.field, i).unwrap_or_else(|| {
+                group.fields.push(Slot { field: cell.field, class });
+                group.fields.len() - 1
+            });
             if group.fields[slot].class == class {
                 group.panes[at].add(&self.layout, slot, class, cell, point.time, point.text);
                 merged = true;

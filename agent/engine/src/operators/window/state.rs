@@ -53,7 +53,7 @@ impl WindowOperator {
             w.i64(group.observed);
             w.partitions(&group.partitions);
             w.u32(group.fields.len());
-            for slot in &group.fields {
+            for slot in group.fields.iter() {
                 w.field(slot.field);
                 w.u8(slot.class as u8);
             }
