@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    case_folders::{copy, folders},
+    case_folders::{copy, digest, digests, folders, name},
     support::{agent::Agent, eventually},
 };
 
@@ -58,6 +58,11 @@ fn differences(folder: &Path, lines: &[&str], cut: usize) -> (usize, Vec<String>
             let place = format!("{} cut after {cut} lines, back at {from}", folder.display());
             different.push(format!("{place}: {name}\n--- expected\n{expected}--- actual\n{actual}--- log\n{log}"));
         }
+    }
+    let (left, expected) = (digest(path), digests().remove(&name(folder)).unwrap_or_default());
+    if left != expected {
+        let place = format!("{} cut after {cut} lines, back at {from}", folder.display());
+        different.push(format!("{place}: the state has digest {left}, not {expected}"));
     }
     (from, different)
 }

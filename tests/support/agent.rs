@@ -19,9 +19,21 @@ pub struct Agent {
     directory: PathBuf,
 }
 
-/// The built binary.
+/// The built binary. `WEIR_BINARY` names another one, such as one for ARM, and `WEIR_RUNNER` what runs it, with its arguments:
+/// `qemu-aarch64-static -L /usr/aarch64-linux-gnu`.
 pub fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+    let weir = variable("WEIR_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_weir").to_owned());
+    let runner = variable("WEIR_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let mut command = match words.next() {
+        Some(runner) => {
+            let mut command = Command::new(runner);
+            command.args(words).arg(weir);
+            command
+        }
+        None => Command::new(weir),
+    };
     for variable in ["WEIR_CONFIG_PATH", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "NOTIFY_SOCKET", "JOURNAL_STREAM"] {
         command.env_remove(variable);
     }
@@ -72,7 +84,7 @@ impl Agent {
     pub fn spawn_under(directory: &Path, by: &[&str]) -> Self {
         let agent = binary();
         let mut command = Command::new(by[0]);
-        command.args(&by[1..]).arg(agent.get_program());
+        command.args(&by[1..]).arg(agent.get_program()).args(agent.get_args());
         for (name, value) in agent.get_envs() {
             match value {
                 Some(value) => command.env(name, value),

@@ -4,6 +4,9 @@ use std::{collections::VecDeque, sync::Arc};
 
 use weir_plugin_api::{Cell, Chunk, FieldNumbers, Identity, Lane, Series, Value};
 
+/// Names a chunk can have.
+const FIELDS_MAX: usize = 1 << 16;
+
 /// Collects points of consecutive records into one chunk per lane.
 ///
 /// A chunk can name 65 536 fields, and the window results of one wide message have more names: then a lane has several, and a point that is
@@ -128,6 +131,10 @@ impl Results {
         let Some(first) = cells.first() else { return };
         let identity = self.next(Lane::Results);
         let builder = &mut self.lanes[Lane::Results as usize];
+        if builder.chunk.fields.len() + cells.len() > FIELDS_MAX && !builder.chunk.fields.is_empty() {
+            let closed = builder.close();
+            builder.full.push_back(closed);
+        }
         let chunk = &mut builder.chunk;
         note_identity(chunk, identity);
         let slot = first.series as usize;
@@ -147,7 +154,7 @@ impl Results {
                 builder.fields.resize(slot + 1, (builder.stamp.wrapping_sub(1), 0));
             }
             if builder.fields[slot].0 != builder.stamp {
-                // The engine's table has fewer names than a chunk can have.
+                // The engine's table has fewer names than a chunk can have: there is room in one that was empty.
                 let number = builder.numbers.number(&mut chunk.fields, &field_names[slot]);
                 builder.fields[slot] = (builder.stamp, number.unwrap_or(u16::MAX));
             }
@@ -177,5 +184,60 @@ fn note_identity(chunk: &mut Chunk, identity: Identity) {
         .is_some_and(|(start, first)| first.record == identity.record && first.ordinal + (points - start) == identity.ordinal);
     if !continues {
         chunk.identities.push((points, identity));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_with_more_names_than_a_chunk_has_leaves_as_several_and_each_value_keeps_its_name() {
+        const NAMES: u64 = 150_000;
+        let series = Arc::new(Series::from_parts("wide", &[]));
+        let names: Vec<Arc<str>> = (0..NAMES).map(|n| format!("f{n}").into()).collect();
+        let mut results = Results::default();
+        results.start_record(7);
+        results.point(Lane::Results, &series, 1);
+        results.field(Lane::Results, &names[0], 4, Value::Uint(0));
+        results.point(Lane::Results, &series, 3);
+        names.iter().zip(0..).for_each(|(name, n)| results.field(Lane::Results, name, 5, Value::Uint(n)));
+        results.point(Lane::Results, &series, 1);
+        results.field(Lane::Results, &names[9], 6, Value::Uint(9));
+        let (mut seen, mut last, mut points) = (0, None, 0);
+        while results.len(Lane::Results) > 0 {
+            let chunk = results.take(Lane::Results);
+            for (index, point) in chunk.points().enumerate() {
+                assert!(last < Some(chunk.identity(index)), "identities go on");
+                last = Some(chunk.identity(index));
+                points += 1;
+                assert_eq!(chunk.route(index), if point.time() == 5 { 3 } else { 1 });
+                for (name, value) in point.fields() {
+                    let Value::Uint(n) = value else { panic!("{value:?}") };
+                    assert_eq!(name, format!("f{n}"));
+                    seen += 1;
+                }
+            }
+        }
+        assert_eq!((seen, points), (NAMES + 2, 5));
+    }
+
+    #[test]
+    fn a_point_that_finds_its_chunk_full_opens_the_next_one() {
+        let series = Arc::new(Series::from_parts("wide", &[]));
+        let mut results = Results::default();
+        results.start_record(1);
+        for round in 0..2 {
+            results.point(Lane::Results, &series, 1);
+            for n in 0..65_536 {
+                results.field(Lane::Results, &format!("{round}f{n}").into(), round, Value::Uint(n));
+            }
+        }
+        let chunks = [results.take(Lane::Results), results.take(Lane::Results)];
+        assert_eq!(results.len(Lane::Results), 0);
+        for (chunk, ordinal) in chunks.iter().zip(0..) {
+            assert_eq!((chunk.len(), chunk.identity(0)), (1, Identity { record: 1, ordinal }));
+            assert_eq!(chunk.point(0).fields().len(), 65_536);
+        }
     }
 }

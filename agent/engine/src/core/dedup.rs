@@ -169,6 +169,12 @@ impl Dedup {
         }
     }
 
+    /// What is remembered and in which order, without when.
+    pub fn put_points(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.order.len() as u64);
+        self.order.iter().for_each(|hash| out.extend_from_slice(&hash.to_le_bytes()));
+    }
+
     /// Reads what [`Dedup::put`] wrote.
     pub fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
         let mut dedup = Self { forgotten: reader.u64()?, ..Self::default() };
@@ -236,7 +242,8 @@ fn mix(a: u64, b: u64) -> u64 {
     folded(once ^ 0x3c6e_f372_fe94_f82b, b.rotate_left(17) ^ 0xa54f_f53a_5f1d_36f1)
 }
 
-fn hash_bytes(bytes: &[u8]) -> u64 {
+/// The same on every machine.
+pub(super) fn hash_bytes(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let hash = words.iter().fold(bytes.len() as u64, |hash, word| mix(hash, u64::from_le_bytes(*word)));
     let mut last = [0; 8];

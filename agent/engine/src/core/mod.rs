@@ -19,6 +19,7 @@ mod condition;
 mod configuration;
 mod dedup;
 mod deliver;
+pub mod digest;
 pub mod ledger;
 mod merged;
 mod pace;

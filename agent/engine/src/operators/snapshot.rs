@@ -96,6 +96,8 @@ pub(super) struct Writer<'a> {
     names: Vec<u16>,
     /// Place of each partition index.
     places: Vec<u32>,
+    /// Whether it says when things happened on the agent's own clocks.
+    moments: bool,
 }
 
 impl Writer<'_> {
@@ -113,6 +115,11 @@ impl Writer<'_> {
 
     pub fn i64(&mut self, v: i64) {
         self.bytes.extend_from_slice(&v.to_le_bytes());
+    }
+
+    /// A time on the agent's own axes, which no two runs share.
+    pub fn moment(&mut self, v: i64) {
+        self.i64(if self.moments { v } else { 0 });
     }
 
     pub fn option(&mut self, v: Option<i64>) {
@@ -184,14 +191,14 @@ impl Writer<'_> {
             self.text(name);
             self.u8(u8::from(provisional));
             self.i64(time.max);
-            self.i64(time.observed);
+            self.moment(time.observed);
             self.u8(u8::from(time.idle));
         }
     }
 
     fn write_held(&mut self, operators: &Operators) {
         let held = &operators.held;
-        self.i64(held.since);
+        self.moment(held.since);
         self.u32(held.len());
         for range in held.points() {
             let cells = &held.cells[range];
@@ -431,6 +438,15 @@ pub(super) fn meaning(text: &str) -> u64 {
 impl Operators {
     /// Appends everything there is to know to `out`.
     pub fn snapshot(&self, table: &SeriesTable, out: &mut Vec<u8>) {
+        self.write(table, out, true);
+    }
+
+    /// The same without what depends on when it was run, for comparing one run with another.
+    pub fn snapshot_without_moments(&self, table: &SeriesTable, out: &mut Vec<u8>) {
+        self.write(table, out, false);
+    }
+
+    fn write(&self, table: &SeriesTable, out: &mut Vec<u8>, moments: bool) {
         let (start, Size { bytes, names: room }) = (out.len(), self.size.get());
         let about: usize = self.stage.windows.iter().map(WindowOperator::bytes_about).sum();
         out.reserve((bytes + bytes / 16).max(about));
@@ -439,12 +455,12 @@ impl Operators {
         // The names stand in front of what refers to them and are known behind it: they have as much room as they took last time.
         out.resize(start + HEADER + room, 0);
         let bytes = std::mem::take(out);
-        let mut w = Writer { bytes, table, spec: &self.spec, fields: Vec::new(), names: Vec::new(), places: Vec::new() };
-        w.i64(self.clock.offset);
+        let mut w = Writer { bytes, table, spec: &self.spec, fields: Vec::new(), names: Vec::new(), places: Vec::new(), moments };
+        w.moment(self.clock.offset);
         w.u8(self.clock.quality as u8);
-        w.option(self.clock.offset_max);
-        w.i64(self.clock.steady);
-        w.u64(self.clock.boot);
+        w.option(self.clock.offset_max.filter(|_| moments));
+        w.moment(self.clock.steady);
+        w.moment(self.clock.boot as i64);
         // The last one stands with the types it is about.
         self.stage.counts.fields()[..9].iter().for_each(|(_, v)| w.u64(*v));
         w.write_partitions(&self.stage.partitions);

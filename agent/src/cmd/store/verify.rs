@@ -15,6 +15,9 @@ pub struct Verify {
     /// Print what is damaged as JSON.
     #[arg(long)]
     json: bool,
+    /// Print a digest of the newest checkpoint's state too: two runs of the same readings have the same, whatever died in between.
+    #[arg(long)]
+    digest: bool,
 }
 
 impl Verify {
@@ -27,7 +30,15 @@ impl Verify {
         let injuries = injuries(&view);
         let code = if injuries.is_empty() { DONE } else { FAILED };
         let mut out = stdout();
-        let result = if self.json { json(&view, &injuries, &mut out) } else { table(&view, &injuries, &mut out) };
+        let digest = if self.digest { view.digest().map(Some) } else { Ok(None) };
+        let (digest, code) = match digest {
+            Ok(digest) => (digest, code),
+            Err(reason) => {
+                eprintln!("weir: {reason}");
+                (None, FAILED)
+            }
+        };
+        let result = if self.json { json(&view, &injuries, digest, &mut out) } else { table(&view, &injuries, digest, &mut out) };
         written(result.and_then(|()| out.flush()), code)
     }
 }
@@ -61,7 +72,10 @@ pub fn injuries(view: &View) -> Vec<Injury> {
     injuries
 }
 
-fn table(view: &View, injuries: &[Injury], out: &mut impl Write) -> std::io::Result<()> {
+fn table(view: &View, injuries: &[Injury], digest: Option<u64>, out: &mut impl Write) -> std::io::Result<()> {
+    if let Some(digest) = digest {
+        writeln!(out, "digest {digest:016x}")?;
+    }
     for injury in injuries {
         writeln!(out, "{}", words::injury(injury, &view.inputs))?;
     }
@@ -82,7 +96,7 @@ fn table(view: &View, injuries: &[Injury], out: &mut impl Write) -> std::io::Res
     writeln!(out, "{checked} checked, {places} damaged, {}{points} lost", words::count(records, "record"))
 }
 
-fn json(view: &View, injuries: &[Injury], out: &mut impl Write) -> std::io::Result<()> {
+fn json(view: &View, injuries: &[Injury], digest: Option<u64>, out: &mut impl Write) -> std::io::Result<()> {
     let damage: Vec<_> = injuries
         .iter()
         .map(|i| {
@@ -101,5 +115,9 @@ fn json(view: &View, injuries: &[Injury], out: &mut impl Write) -> std::io::Resu
         })
         .collect();
     let store = view.inspection.id.map(|id| format!("{id:016x}"));
-    writeln!(out, "{:#}", serde_json::json!({ "store": store, "running": view.inspection.running, "damage": damage }))
+    let mut report = serde_json::json!({ "store": store, "running": view.inspection.running, "damage": damage });
+    if let Some(digest) = digest {
+        report["digest"] = format!("{digest:016x}").into();
+    }
+    writeln!(out, "{report:#}")
 }

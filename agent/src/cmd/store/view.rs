@@ -5,7 +5,7 @@ use std::path::Path;
 use weir_engine::{
     codec::{bytes::Damaged, chunk, record},
     core::{
-        BlockMeta,
+        BlockMeta, digest,
         state::spec_of,
         summary::{CursorSummary, StateSummary, StoredSummary},
     },
@@ -45,6 +45,15 @@ pub struct View {
 }
 
 impl View {
+    /// Digest of what the newest checkpoint's state holds.
+    ///
+    /// # Errors
+    /// In words, when there is none or it can't be read.
+    pub fn digest(&self) -> Result<u64, String> {
+        let newest = self.inspection.newest.as_ref().ok_or("there is no checkpoint that could be read")?;
+        digest::of_state(&newest.state).map_err(|error| with_sources(&error))
+    }
+
     /// Looks into `directory`.
     ///
     /// # Errors

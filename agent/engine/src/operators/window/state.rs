@@ -50,7 +50,7 @@ impl WindowOperator {
             let watermark = group.watermark(partitions, self.grid.lateness);
             w.i64(if watermark < group.due { watermark } else { group.watermark });
             w.i64(group.floor);
-            w.i64(group.observed);
+            w.moment(group.observed);
             w.partitions(&group.partitions);
             w.u32(group.fields.len());
             for slot in group.fields.iter() {
@@ -64,7 +64,7 @@ impl WindowOperator {
                 w.i64(emitted.start);
                 w.option(emitted.revision.map(i64::from));
                 w.u64(emitted.points);
-                w.i64(emitted.observed);
+                w.moment(emitted.observed);
                 w.u8(u8::from(emitted.dirty));
             }
         }
@@ -105,7 +105,7 @@ impl WindowOperator {
         for (series, stone) in self.ended.iter() {
             w.series(series);
             write_floor(stone.floor, w);
-            w.i64(stone.observed);
+            w.moment(stone.observed);
         }
     }
 
