@@ -28,8 +28,10 @@ pub struct LinkCounts {
 pub enum Event {
     /// A hello: [`Gateway::hello`] has it. `new_boot` when its nonce is another than that of the readings taken last.
     Hello {
-        /// The device was started anew, or is another one.
+        /// The device began a new row of numbers, or is another one.
         new_boot: bool,
+        /// How many readings it says are gone that were not taken.
+        lost: u64,
     },
     /// Readings, to be had from [`Gateway::readings`] before the next byte. Some may be duplicates, which are left out there.
     Data {
@@ -116,6 +118,12 @@ impl Gateway {
                     // What is gone and was not dropped someone else has acknowledged; what was dropped is missing from there on.
                     self.taken = Some(Taken { nonce: hello.nonce, sequence: hello.oldest - 1 - hello.dropped });
                 }
+                let gone = hello.oldest - 1;
+                let lost = self.taken.map_or(0, |taken| gone.saturating_sub(taken.sequence));
+                if lost > 0 {
+                    self.taken = Some(Taken { nonce: hello.nonce, sequence: gone });
+                    self.counts.lost += lost;
+                }
                 self.hello.clear();
                 let _ = self.hello.extend_from_slice(self.decoder.body());
                 self.hello_wanted = false;
@@ -124,7 +132,7 @@ impl Gateway {
                     self.asked_us = now_us;
                     self.resend_wanted = true;
                 }
-                Some(Event::Hello { new_boot })
+                Some(Event::Hello { new_boot, lost })
             }
             Message::Data(data) => {
                 if self.hello().is_none_or(|hello| hello.nonce != data.nonce) {

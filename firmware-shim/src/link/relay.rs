@@ -1,4 +1,4 @@
-//! Both ends over a line that loses, damages and repeats, against what must come out: every reading once, in order, or counted as lost.
+//! Both ends over a line that loses, damages, cuts, repeats and holds up, with resets of one and restarts of the other, against what must come out: every reading once, in order, or counted as lost.
 
 use proptest::prelude::*;
 
@@ -23,6 +23,8 @@ enum Step {
     Commit(Damage),
     /// The gateway dies and comes back with what was durable.
     Restart,
+    /// The device is reset and goes on with its row; what its queue held is gone.
+    Reset,
     /// Time passes.
     Wait,
 }
@@ -33,10 +35,16 @@ enum Damage {
     Lost,
     Flipped(u8),
     Noise(u8),
+    /// It comes twice.
+    Doubled,
+    /// Its end is missing.
+    Cut(u8),
+    /// It comes before whatever crosses next.
+    Late,
 }
 
 fn damage() -> impl Strategy<Value = Damage> {
-    prop_oneof![3 => Just(Damage::None), 1 => Just(Damage::Lost), 1 => any::<u8>().prop_map(Damage::Flipped), 1 => any::<u8>().prop_map(Damage::Noise)]
+    prop_oneof![3 => Just(Damage::None), 1 => Just(Damage::Lost), 1 => any::<u8>().prop_map(Damage::Flipped), 1 => any::<u8>().prop_map(Damage::Noise), 1 => Just(Damage::Doubled), 1 => any::<u8>().prop_map(Damage::Cut), 1 => Just(Damage::Late)]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -45,12 +53,15 @@ fn step() -> impl Strategy<Value = Step> {
         6 => damage().prop_map(Step::Cross),
         3 => damage().prop_map(Step::Commit),
         1 => Just(Step::Restart),
+        1 => Just(Step::Reset),
         2 => Just(Step::Wait),
     ]
 }
 
-fn damaged(frame: &[u8], damage: Damage) -> Vec<u8> {
-    match damage {
+/// What arrives of `frame`; `late` is what was held up before.
+fn damaged(frame: &[u8], damage: Damage, late: &mut Vec<u8>) -> Vec<u8> {
+    let mut arrives = std::mem::take(late);
+    arrives.extend(match damage {
         Damage::None => frame.to_vec(),
         Damage::Lost => Vec::new(),
         Damage::Flipped(at) => {
@@ -59,7 +70,14 @@ fn damaged(frame: &[u8], damage: Damage) -> Vec<u8> {
             bytes
         }
         Damage::Noise(byte) => [&[byte, byte ^ 0x55], frame].concat(),
-    }
+        Damage::Doubled => [frame, frame].concat(),
+        Damage::Cut(at) => frame[..usize::from(at) % frame.len()].to_vec(),
+        Damage::Late => {
+            *late = frame.to_vec();
+            Vec::new()
+        }
+    });
+    arrives
 }
 
 struct World {
@@ -73,6 +91,8 @@ struct World {
     lost_open: u64,
     lost: u64,
     resume: Option<(u32, u64)>,
+    /// Held up on the way to the gateway, and to the device.
+    late: [Vec<u8>; 2],
 }
 
 impl World {
@@ -87,6 +107,7 @@ impl World {
             lost_open: 0,
             lost: 0,
             resume: None,
+            late: Default::default(),
         }
     }
 
@@ -107,12 +128,17 @@ impl World {
                 let Some((nonce, sequence)) = self.resume else { return };
                 let mut ack = [0; WIRE_MAX];
                 let len = write_ack(nonce, sequence, &mut ack);
-                damaged(&ack[..len], damage).iter().for_each(|b| self.device.receive(*b, self.now_us));
+                damaged(&ack[..len], damage, &mut self.late[1]).iter().for_each(|b| self.device.receive(*b, self.now_us));
             }
             Step::Restart => {
                 self.open.clear();
                 self.lost_open = 0;
                 self.gateway = Gateway::new(self.resume, CLOCK);
+            }
+            Step::Reset => {
+                let row = self.device.row().expect("it drew a nonce");
+                self.device = Device::new(SCHEMA, Start::Row(row), Box::leak(Box::default())).expect("a schema that fits");
+                self.now_us += 1_000_000;
             }
             Step::Wait => self.now_us += 31_000_000,
         }
@@ -125,15 +151,19 @@ impl World {
             if len == 0 {
                 break;
             }
-            damaged(&frame[..len], damage).iter().for_each(|b| self.device.receive(*b, self.now_us));
+            damaged(&frame[..len], damage, &mut self.late[1]).iter().for_each(|b| self.device.receive(*b, self.now_us));
         }
         for _ in 0..3 {
             let len = self.device.poll(self.now_us, &mut frame);
             if len == 0 {
                 return;
             }
-            for byte in damaged(&frame[..len], damage) {
-                if let Some(Event::Data { new, lost, .. }) = self.gateway.push(byte, self.now_us + AHEAD_US) {
+            for byte in damaged(&frame[..len], damage, &mut self.late[0]) {
+                let event = self.gateway.push(byte, self.now_us + AHEAD_US);
+                if let Some(Event::Hello { lost, .. }) = event {
+                    self.lost_open += lost;
+                }
+                if let Some(Event::Data { new, lost, .. }) = event {
                     let before = self.open.len();
                     self.open.extend(self.gateway.readings().filter_map(|r| match r.values[0] {
                         Some(Value::Scaled(n)) => Some(n),

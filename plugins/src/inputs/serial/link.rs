@@ -158,7 +158,7 @@ impl Link {
             let Some(gateway) = &mut self.gateway else { return Ok(()) };
             let Some(event) = gateway.push(*byte, micros(arrived)) else { continue };
             match event {
-                Event::Hello { new_boot } => {
+                Event::Hello { new_boot, lost } => {
                     if let Some(hello) = gateway.hello() {
                         let (nonce, resets, dropped) = (hello.nonce, hello.resets, hello.dropped);
                         let (held_back, refused) = (hello.held_back, hello.refused);
@@ -170,6 +170,10 @@ impl Link {
                         collector.set_read_at(arrived);
                         self.faults = Faults::default();
                     }
+                    if lost > 0 {
+                        collector.counts().lost_link += lost;
+                        self.reached = self.place();
+                    }
                     self.ack_due |= self.durable.is_some();
                 }
                 Event::Data { new, duplicate, lost } => {
@@ -178,7 +182,7 @@ impl Link {
                     collector.counts().lost_link += lost;
                     if new > 0 {
                         write_readings(gateway, &self.device_tag, arrived, &mut self.faults, collector);
-                        self.reached = gateway.taken().map(|(nonce, sequence)| Place { nonce, sequence });
+                        self.reached = self.place();
                     }
                     // What is sent again may be what our acknowledgement was lost for.
                     self.ack_due |= duplicate > 0 && self.durable.is_some();
@@ -192,6 +196,12 @@ impl Link {
             }
         }
         self.hand_over(collector).await
+    }
+
+    /// How far the readings go that were taken, or are gone.
+    fn place(&self) -> Option<Place> {
+        let (nonce, sequence) = self.gateway.as_ref()?.taken()?;
+        Some(Place { nonce, sequence })
     }
 
     fn refused(&mut self, error: FrameError, collector: &mut Collector) {
