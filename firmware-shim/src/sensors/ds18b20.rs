@@ -59,16 +59,28 @@ impl<P: InputPin + OutputPin, D: DelayNs> Ds18b20<P, D> {
         for byte in &mut pad {
             *byte = self.bus.read()?;
         }
-        // Nobody pulls the line down: the one addressed is not there.
-        if pad == [0xff; 9] {
-            return Err(Fault::Missing);
-        }
-        // Nine zeros have a right checksum; the fixed bits of the configuration tell a pad from a line held down.
-        if crc8(&pad) != 0 || pad[4] & 0x9f != 0x1f {
-            return Err(Fault::Checksum);
-        }
         Ok(pad)
     }
+}
+
+/// Sixteenths of a degree of a scratchpad; `before` is the last good reading, if there is one.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn sixteenths(pad: &[u8; 9], before: Option<i16>) -> Result<i16, Fault> {
+    // Nobody pulls the line down: the one addressed is not there.
+    if pad == &[0xff; 9] {
+        return Err(Fault::Missing);
+    }
+    // Nine zeros have a right checksum; the fixed bits of the configuration tell a pad from a line held down.
+    if crc8(pad) != 0 || pad[4] & 0x9f != 0x1f {
+        return Err(Fault::Checksum);
+    }
+    let sixteenths = i16::from_le_bytes([pad[0], pad[1]]);
+    if sixteenths == POWER_ON && before.is_none_or(|before| before.abs_diff(POWER_ON) > NEAR_POWER_ON) {
+        return Err(Fault::PowerOn);
+    }
+    if RANGE.contains(&sixteenths) { Ok(sixteenths) } else { Err(Fault::OutOfRange) }
 }
 
 impl<P: InputPin + OutputPin, D: DelayNs> Sensor for Ds18b20<P, D> {
@@ -80,13 +92,7 @@ impl<P: InputPin + OutputPin, D: DelayNs> Sensor for Ds18b20<P, D> {
 
     fn read(&mut self, values: &mut [Option<Value>]) -> Result<(), Fault> {
         let pad = self.scratchpad()?;
-        let sixteenths = i16::from_le_bytes([pad[0], pad[1]]);
-        if sixteenths == POWER_ON && self.before.is_none_or(|before| before.abs_diff(POWER_ON) > NEAR_POWER_ON) {
-            return Err(Fault::PowerOn);
-        }
-        if !RANGE.contains(&sixteenths) {
-            return Err(Fault::OutOfRange);
-        }
+        let sixteenths = sixteenths(&pad, self.before)?;
         self.before = Some(sixteenths);
         // Hundredths, rounded to the nearest.
         let hundredths = (i64::from(sixteenths) * 100 + 8).div_euclid(16);

@@ -28,12 +28,20 @@ pub mod mqtt_consumer;
 mod paths;
 #[cfg(any(feature = "input-serial", feature = "input-gpio"))]
 pub(crate) mod retry;
+#[cfg(any(feature = "input-w1", feature = "input-iio", feature = "input-hwmon"))]
+pub(crate) mod sensing;
 #[cfg(feature = "input-serial")]
 pub mod serial;
 #[cfg(feature = "input-socket_listener")]
 pub mod socket_listener;
 #[cfg(feature = "input-stdin")]
 pub mod stdin;
+#[cfg(any(feature = "input-w1", feature = "input-iio", feature = "input-hwmon"))]
+#[cfg_attr(
+    not(all(feature = "input-w1", feature = "input-iio", feature = "input-hwmon")),
+    allow(dead_code, reason = "not every kind of file has every part")
+)]
+pub mod sysfs;
 #[cfg(feature = "input-tail")]
 pub mod tail;
 
@@ -44,6 +52,10 @@ pub fn all() -> Vec<&'static InputEntry> {
         &file::ENTRY,
         #[cfg(feature = "input-gpio")]
         &gpio::ENTRY,
+        #[cfg(feature = "input-hwmon")]
+        &sysfs::hwmon::ENTRY,
+        #[cfg(feature = "input-iio")]
+        &sysfs::iio::ENTRY,
         #[cfg(feature = "input-internal")]
         &internal::ENTRY,
         #[cfg(feature = "input-mock")]
@@ -62,5 +74,7 @@ pub fn all() -> Vec<&'static InputEntry> {
         &stdin::ENTRY,
         #[cfg(feature = "input-tail")]
         &tail::ENTRY,
+        #[cfg(feature = "input-w1")]
+        &sysfs::w1::ENTRY,
     ]
 }

@@ -1,0 +1,98 @@
+//! Devices of the kernel's Industrial I/O: converters, thermometers, barometers, hygrometers, light sensors.
+//!
+//! Files and units are those of `Documentation/ABI/testing/sysfs-bus-iio`. Millidegrees, millivolts, milliamperes and thousandths of a
+//! percent become whole units, kilopascals hectopascals; other units stay the kernel's.
+
+use std::path::{Path, PathBuf};
+
+use weir_firmware_shim::fault::Fault;
+use weir_plugin_api::{
+    options::Section,
+    plugin::{AnyInput, BuildContext, BuiltInput, InputEntry, PluginError},
+};
+
+use super::{FILES_MAX, devices, fault, names, number, text};
+use crate::inputs::sensing::{Found, Scan, Sensing};
+
+weir_plugin_api::options! {
+    /// Options of `iio`.
+    pub struct Options {
+        /// Where the kernel's devices are shown.
+        root: String = "/sys".into(),
+    }
+}
+
+/// The registry's entry.
+pub static ENTRY: InputEntry = InputEntry {
+    name: "iio",
+    about: "converters and sensors of the kernel's Industrial I/O",
+    specs: Options::specs,
+    unsupported: &[],
+    build,
+};
+
+fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
+    let options = Options::read(section)?;
+    let scan = Devices { directory: PathBuf::from(options.root).join("bus/iio/devices") };
+    Some(BuiltInput { input: AnyInput::Polled(Box::new(Sensing::new("iio", scan))), claims: Vec::new() })
+}
+
+struct Devices {
+    directory: PathBuf,
+}
+
+impl Scan for Devices {
+    fn scan(&mut self) -> Result<Vec<Found>, PluginError> {
+        let mut found = Vec::new();
+        // Triggers are listed beside the devices.
+        for device in devices(&self.directory)?.into_iter().filter(|name| name.starts_with("iio:device")) {
+            let directory = self.directory.join(&device);
+            let name = text(&directory.join("name")).unwrap_or_default();
+            let tags = vec![("device", if name.is_empty() { device.clone() } else { name }), ("iio", device)];
+            match names(&directory, FILES_MAX) {
+                Ok(files) => found.extend(channels(&directory, &files).map(|(field, value)| Found { tags: tags.clone(), field, value })),
+                // It went away in this moment.
+                Err(error) => found.push(Found { tags, field: "device".into(), value: Err(fault(&error)) }),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The channels of a device, by the files that hold their values.
+fn channels<'a>(directory: &'a Path, files: &'a [String]) -> impl Iterator<Item = (String, Result<f64, Fault>)> + 'a {
+    files.iter().filter_map(move |file| {
+        let channel = file.strip_prefix("in_")?;
+        if let Some(channel) = channel.strip_suffix("_input") {
+            return Some((channel.to_owned(), number(&directory.join(file)).map(|value| converted(channel, value))));
+        }
+        let channel = channel.strip_suffix("_raw")?;
+        // What the driver has calculated is better than what we would.
+        let is_processed = files.iter().any(|other| other.strip_prefix("in_").and_then(|o| o.strip_suffix("_input")) == Some(channel));
+        (!is_processed).then(|| (channel.to_owned(), raw(directory, files, channel).map(|value| converted(channel, value))))
+    })
+}
+
+fn raw(directory: &Path, files: &[String], channel: &str) -> Result<f64, Fault> {
+    let parameter = |what: &str, default: f64| {
+        // The channel's own, or one that all of its type share.
+        let names = [format!("in_{channel}_{what}"), format!("in_{}_{what}", kind(channel))];
+        names.iter().find(|name| files.contains(name)).map_or(Ok(default), |name| number(&directory.join(name)))
+    };
+    Ok((number(&directory.join(format!("in_{channel}_raw")))? + parameter("offset", 0.0)?) * parameter("scale", 1.0)?)
+}
+
+/// What a channel measures: `voltage` of `voltage3`, `accel` of `accel_x`.
+fn kind(channel: &str) -> &str {
+    channel.split('_').next().unwrap_or(channel).trim_end_matches(|c: char| c.is_ascii_digit())
+}
+
+fn converted(channel: &str, value: f64) -> f64 {
+    let value = match kind(channel) {
+        "temp" | "voltage" | "current" | "humidityrelative" => value / 1000.0,
+        "pressure" => value * 10.0,
+        _ => value,
+    };
+    // The kernel writes nine decimals at most: what comes after them is arithmetic.
+    if value.abs() < 1e6 { (value * 1e9).round() / 1e9 } else { value }
+}

@@ -1,0 +1,204 @@
+//! The inputs over directories that look like the kernel's.
+#![allow(clippy::unwrap_used)]
+
+use std::{os::unix::fs::symlink, path::PathBuf, sync::Arc};
+
+use weir_plugin_api::{
+    collector::Collector,
+    options::{Diagnostics, Item, Node, Place, Section, Table},
+    plugin::{AnyInput, BuildContext, InputEntry, PolledInput},
+    position::{Position, Resume},
+    testing::{Receiver, collector, context},
+};
+
+use super::*;
+
+/// A `/sys` of our own.
+struct Sys {
+    directory: tempfile::TempDir,
+}
+
+impl Sys {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, tail: &str) -> PathBuf {
+        self.directory.path().join(tail)
+    }
+
+    fn write(&self, tail: &str, text: &str) {
+        let path = self.path(tail);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// As the kernel does: the bus or class only points at where the device is.
+    fn link(&self, from: &str, to: &str) {
+        let from = self.path(from);
+        fs::create_dir_all(from.parent().unwrap()).unwrap();
+        symlink(self.path(to), from).unwrap();
+    }
+
+    fn build(&self, entry: &InputEntry, more: Vec<(&str, Item)>) -> Option<Gathering> {
+        let node = |item| Node { place: Place::default(), item, secret: false };
+        let root = Item::Text(self.directory.path().to_str().unwrap().into());
+        let entries =
+            std::iter::once(("root", root)).chain(more).map(|(key, item)| (key.to_owned(), Place::default(), node(item))).collect();
+        let (table, diagnostics) = (Table { entries }, Diagnostics::default());
+        let section = Section::new("inputs.test", &table, Place::default(), &diagnostics);
+        let build = BuildContext {
+            name: "test".into(),
+            interval: std::time::Duration::from_secs(1),
+            internal: Arc::new(Vec::new),
+            directory: PathBuf::new(),
+        };
+        let AnyInput::Polled(input) = (entry.build)(&section, &build)?.input else { panic!("it is polled") };
+        Some(Gathering { input, both: Some(collector()) })
+    }
+}
+
+struct Gathering {
+    input: Box<dyn PolledInput>,
+    both: Option<(Collector, Receiver)>,
+}
+
+impl Gathering {
+    async fn gather(&mut self) -> Result<Vec<String>, String> {
+        let (collector, mut receiver) = self.both.take().unwrap();
+        let mut context = context(collector, Resume::default());
+        let outcome = self.input.gather(&mut context).await;
+        context.collector.try_flush(Position::None).unwrap();
+        let lines = receiver.take();
+        self.both = Some((context.collector, receiver));
+        outcome.map(|()| lines).map_err(|error| error.to_string())
+    }
+}
+
+const GOOD: &str = "4b 01 4b 46 7f ff 05 10 e1 : crc=e1 YES\n4b 01 4b 46 7f ff 05 10 e1 t=20687\n";
+const POWER_ON: &str = "50 05 4b 46 7f ff 0c 10 1c : crc=1c YES\n50 05 4b 46 7f ff 0c 10 1c t=85000\n";
+const BAD_CRC: &str = "4b 01 4b 46 7f ff 05 10 e2 : crc=e1 NO\n4b 01 4b 46 7f ff 05 10 e1 t=20687\n";
+const ZEROS: &str = "00 00 00 00 00 00 00 00 00 : crc=00 YES\n00 00 00 00 00 00 00 00 00 t=0\n";
+const WIRE: &str = "devices/w1_bus_master1/28-0316a2794aff/w1_slave";
+
+fn wire() -> Sys {
+    let sys = Sys::new();
+    sys.write(WIRE, GOOD);
+    sys.link("bus/w1/devices/28-0316a2794aff", "devices/w1_bus_master1/28-0316a2794aff");
+    sys.link("bus/w1/devices/w1_bus_master1", "devices/w1_bus_master1");
+    sys
+}
+
+fn fault(name: &str, code: u8) -> Vec<String> {
+    vec![format!("w1_fault,device=28-0316a2794aff,field=temperature fault=\"{name}\",code={code}i ?")]
+}
+
+#[tokio::test]
+async fn a_thermometer_is_read_and_each_of_its_faults_has_its_name() {
+    let sys = wire();
+    let mut input = sys.build(&w1::ENTRY, vec![]).unwrap();
+    sys.write(WIRE, POWER_ON);
+    assert_eq!(input.gather().await.unwrap(), fault("power_on_value", 5));
+    sys.write(WIRE, GOOD);
+    let well = "w1,device=28-0316a2794aff temperature=20.6875 ?".to_owned();
+    assert_eq!(input.gather().await.unwrap(), [vec![well.clone()], fault("none", 0)].concat());
+    assert_eq!(input.gather().await.unwrap(), [well]);
+    for (text, name, code) in [(BAD_CRC, "checksum", 2), (ZEROS, "checksum", 2), (POWER_ON, "power_on_value", 5), ("", "not_a_number", 3)] {
+        sys.write(WIRE, text);
+        assert_eq!(input.gather().await.unwrap(), fault(name, code), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_thermometer_that_should_be_there_and_is_not_is_missing() {
+    let sys = wire();
+    let names =
+        ["28-0316a2794aff", "28-000000000001"].map(|name| Node { place: Place::default(), item: Item::Text(name.into()), secret: false });
+    let mut input = sys.build(&w1::ENTRY, vec![("devices", Item::Array(names.into()))]).unwrap();
+    let got = input.gather().await.unwrap();
+    assert_eq!(got[1], "w1_fault,device=28-000000000001,field=temperature fault=\"missing\",code=1i ?");
+    assert!(sys.build(&w1::ENTRY, vec![("devices", Item::Array(vec![]))]).is_none(), "an empty list");
+}
+
+#[tokio::test]
+async fn without_the_bus_there_is_an_error_that_names_the_directory() {
+    let sys = Sys::new();
+    let error = sys.build(&w1::ENTRY, vec![]).unwrap().gather().await.unwrap_err();
+    assert!(error.contains("bus/w1/devices"), "{error}");
+    assert!(sys.build(&iio::ENTRY, vec![]).unwrap().gather().await.is_err());
+    assert!(sys.build(&hwmon::ENTRY, vec![]).unwrap().gather().await.is_err());
+}
+
+#[tokio::test]
+async fn channels_of_a_device_are_one_point_in_whole_units() {
+    let sys = Sys::new();
+    let at = "devices/platform/i2c-1/1-0076/iio:device0";
+    for (file, text) in [
+        ("name", "bme280\n"),
+        ("in_temp_input", "25080\n"),
+        ("in_pressure_input", "100.653270000\n"),
+        ("in_humidityrelative_input", "55040\n"),
+        ("in_voltage0_raw", "2048\n"),
+        ("in_voltage_scale", "0.805664062\n"),
+        ("in_voltage1_raw", "100\n"),
+        ("in_voltage1_scale", "2\n"),
+        ("in_voltage1_offset", "-50\n"),
+        ("sampling_frequency", "50\n"),
+    ] {
+        sys.write(&format!("{at}/{file}"), text);
+    }
+    sys.link("bus/iio/devices/iio:device0", at);
+    sys.write("bus/iio/devices/trigger0/name", "sysfstrig0\n");
+    let mut input = sys.build(&iio::ENTRY, vec![]).unwrap();
+    let got = input.gather().await.unwrap();
+    assert_eq!(
+        got,
+        ["iio,device=bme280,iio=iio:device0 humidityrelative=55.04,pressure=1006.5327,temp=25.08,voltage0=1.649999999,voltage1=0.1 ?"]
+    );
+    sys.write(&format!("{at}/in_temp_input"), "nan\n");
+    let got = input.gather().await.unwrap();
+    assert!(!got[0].contains(",temp="), "{got:?}");
+    assert_eq!(got[1], "iio_fault,device=bme280,field=temp,iio=iio:device0 fault=\"not_a_number\",code=3i ?");
+}
+
+#[tokio::test]
+async fn sensors_of_a_chip_have_their_labels_and_a_broken_probe_is_a_fault() {
+    let sys = Sys::new();
+    for (file, text) in [
+        ("hwmon/hwmon3/name", "tmp105\n"),
+        ("hwmon/hwmon3/temp1_input", "25500\n"),
+        ("hwmon/hwmon3/temp2_input", "-40000\n"),
+        ("hwmon/hwmon3/temp2_label", "inlet\n"),
+        ("hwmon/hwmon3/temp2_fault", "0\n"),
+        ("hwmon/hwmon3/in0_input", "3312\n"),
+        ("hwmon/hwmon3/fan1_input", "1200\n"),
+        ("hwmon/hwmon3/pwm1", "128\n"),
+    ] {
+        sys.write(&format!("devices/i2c-1/1-0048/{file}"), text);
+    }
+    sys.link("class/hwmon/hwmon3", "devices/i2c-1/1-0048/hwmon/hwmon3");
+    sys.link("devices/i2c-1/1-0048/hwmon/hwmon3/device", "devices/i2c-1/1-0048");
+    // An old driver's files are at the device.
+    sys.write("devices/old/name", "lm75\n");
+    sys.write("devices/old/temp1_input", "19000\n");
+    sys.link("devices/old/hwmon/hwmon4/device", "devices/old");
+    sys.link("class/hwmon/hwmon4", "devices/old/hwmon/hwmon4");
+    let mut input = sys.build(&hwmon::ENTRY, vec![]).unwrap();
+    assert_eq!(
+        input.gather().await.unwrap(),
+        [
+            "hwmon,chip=tmp105,device=1-0048,sensor=fan1 fan=1200 ?",
+            "hwmon,chip=tmp105,device=1-0048,sensor=in0 voltage=3.312 ?",
+            "hwmon,chip=tmp105,device=1-0048,sensor=temp1 temperature=25.5 ?",
+            "hwmon,chip=tmp105,device=1-0048,sensor=inlet temperature=-40 ?",
+            "hwmon,chip=lm75,device=old,sensor=temp1 temperature=19 ?",
+        ]
+    );
+    sys.write("devices/i2c-1/1-0048/hwmon/hwmon3/temp2_fault", "1\n");
+    let got = input.gather().await.unwrap();
+    assert!(
+        got.contains(&"hwmon_fault,chip=tmp105,device=1-0048,field=temperature,sensor=inlet fault=\"missing\",code=1i ?".into()),
+        "{got:?}"
+    );
+    assert_eq!(got.len(), 5);
+}
