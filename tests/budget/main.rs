@@ -5,13 +5,19 @@
 //! `windows journal recovery stall forward commit drain outage kills mqtt1 mqtt0 latency idle size`. `WEIR_BUDGET_POINTS` sets the points of the
 //! throughput parts, `WEIR_BINARY` measures another binary, such as the release build. `journal` and `stall` measure code that is linked
 //! into the benchmark, whatever binary that is.
+//!
+//! `card` and `loss` run only when they are named, as they need root, loop devices and minutes: what a day writes to a card
+//! (`WEIR_CARD_SECONDS` for each piece in real time, 60), and what each durability mode loses at a kill and at a power cut
+//! (`WEIR_LOSS_CUTS` of each, 5, within `WEIR_LOSS_SECONDS`, 6, with a `sync_interval` of `WEIR_LOSS_SYNC_MS`, 2000).
 
 #[path = "../support/mod.rs"]
 #[allow(dead_code)]
 mod support;
 
+mod card;
 mod http;
 mod journal;
+mod loss;
 mod mqtt;
 mod outage;
 mod process;
@@ -83,6 +89,16 @@ fn main() {
     }
     if runs("idle") {
         idle();
+    }
+    // They take minutes and need root: only by name.
+    let by_name = |name: &str| wanted.iter().any(|w| w == name);
+    let number = |name: &str, otherwise: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(otherwise);
+    if by_name("card") {
+        card::card(Duration::from_secs(number("WEIR_CARD_SECONDS", 60)));
+    }
+    if by_name("loss") {
+        let longest = Duration::from_secs(number("WEIR_LOSS_SECONDS", 6));
+        loss::loss(number("WEIR_LOSS_CUTS", 5), longest, Duration::from_millis(number("WEIR_LOSS_SYNC_MS", 2000)));
     }
 }
 
