@@ -151,7 +151,7 @@ fn window() -> WindowSpec {
 /// How long the core can't answer while it makes a checkpoint of so many groups: its longest step.
 pub fn stall(groups: u32) {
     let mut spec = EngineSpec {
-        inputs: vec![InputSpec { name: "in".into(), window_messages: 0 }],
+        inputs: vec![InputSpec { name: "in".into(), ..InputSpec::default() }],
         outputs: vec![OutputSpec { name: "out".into(), results: true, alerts: true, ..OutputSpec::default() }],
         windows: vec![window()],
         ..EngineSpec::default()

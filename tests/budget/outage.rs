@@ -108,13 +108,14 @@ pub fn outage(kills: bool) {
     let start = Instant::now();
     let at = |seconds: u64| start + Duration::from_secs(seconds);
     let writers = post_at_rate(port, points, start);
-    let (mut disk, mut largest) = (0, [0; 3]);
+    let (mut disk, mut largest, mut waited) = (0, [0; 3], 0);
     let mut watch = |until: Instant| {
         while Instant::now() < until {
             let state = directory.path().join("state");
             let now = ["journal-", "outbox-", "checkpoint"].map(|prefix| files(&state, prefix).0);
             if now.iter().sum::<u64>() > disk {
-                (disk, largest) = (now.iter().sum(), now);
+                let sent = (start.elapsed().as_secs_f64() * RATE as f64) as u64;
+                (disk, largest, waited) = (now.iter().sum(), now, sent.min(points).saturating_sub(sink.lines()));
             }
             std::thread::park_timeout(Duration::from_millis(100));
         }
@@ -129,7 +130,6 @@ pub fn outage(kills: bool) {
         agent.wait_listening(port);
     }
     watch(at(PHASES[0] + PHASES[1]));
-    let delivered = sink.lines();
     sink.reopen();
     watch(at(PHASES.iter().sum()));
     writers.into_iter().for_each(|w| w.join().expect("a writer ends"));
@@ -140,7 +140,7 @@ pub fn outage(kills: bool) {
     usage -= before;
     let each = |bytes: u64| bytes as f64 / points as f64;
     println!(
-        "outage{}: lost {}, twice {}, {:.2} CPU s for {points} points (user {:.2}, system {:.2}); on disk at most {:.1} bytes a point (journal {:.1}, outbox {:.1}, checkpoints {:.1}), {:.1} bytes for each of the {} that waited; written {:.1} bytes a point; all there {:.1} s after the outage",
+        "outage{}: lost {}, twice {}, {:.2} CPU s for {points} points (user {:.2}, system {:.2}); on disk at most {:.1} bytes a point (journal {:.1}, outbox {:.1}, checkpoints {:.1}), {:.1} for each of the {waited} that waited then; written {:.1} bytes a point; all there {:.1} s after the outage",
         if kills { " with two kills" } else { "" },
         points - sink.different(),
         sink.lines() - sink.different(),
@@ -151,8 +151,7 @@ pub fn outage(kills: bool) {
         each(largest[0]),
         each(largest[1]),
         each(largest[2]),
-        disk as f64 / (PHASES[1] * RATE) as f64,
-        (PHASES[0] + PHASES[1]) * RATE - delivered,
+        disk as f64 / waited.max(1) as f64,
         each(usage.written),
         start.elapsed().as_secs_f64() - 2.0 - (PHASES[0] + PHASES[1]) as f64,
     );
