@@ -8,6 +8,8 @@ mod blocks;
 pub mod file;
 #[cfg(feature = "input-gpio")]
 pub mod gpio;
+#[cfg(feature = "input-i2c")]
+pub mod i2c;
 #[cfg(any(feature = "input-influxdb_listener", feature = "input-influxdb_v2_listener"))]
 #[cfg_attr(
     not(all(feature = "input-influxdb_listener", feature = "input-influxdb_v2_listener")),
@@ -28,7 +30,7 @@ pub mod mqtt_consumer;
 mod paths;
 #[cfg(any(feature = "input-serial", feature = "input-gpio"))]
 pub(crate) mod retry;
-#[cfg(any(feature = "input-w1", feature = "input-iio", feature = "input-hwmon"))]
+#[cfg(any(feature = "input-w1", feature = "input-iio", feature = "input-hwmon", feature = "input-i2c"))]
 pub(crate) mod sensing;
 #[cfg(feature = "input-serial")]
 pub mod serial;
@@ -54,6 +56,8 @@ pub fn all() -> Vec<&'static InputEntry> {
         &gpio::ENTRY,
         #[cfg(feature = "input-hwmon")]
         &sysfs::hwmon::ENTRY,
+        #[cfg(feature = "input-i2c")]
+        &i2c::ENTRY,
         #[cfg(feature = "input-iio")]
         &sysfs::iio::ENTRY,
         #[cfg(feature = "input-internal")]
