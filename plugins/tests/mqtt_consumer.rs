@@ -64,8 +64,12 @@ impl Running {
 
     /// Everything recorded so far folded together, as the journal would.
     fn resume(&self) -> Resume {
+        self.resume_of(&self.receiver.positions)
+    }
+
+    fn resume_of(&self, positions: &[Position]) -> Resume {
         let mut resume = Resume::default();
-        self.receiver.positions.iter().for_each(|p| resume.apply(p));
+        positions.iter().for_each(|p| resume.apply(p));
         resume
     }
 
@@ -172,7 +176,7 @@ async fn a_broker_that_forgot_the_session_clears_the_table() {
     std::fs::remove_file(broker.directory.path().join("mosquitto.db")).ok();
     std::fs::remove_file(broker.directory.path().join("log")).unwrap();
     broker.start_again();
-    subscribed(&broker).await;
+    running.counted("a subscription", |_| broker.log().contains("Sending SUBACK")).await;
     broker.publish("sensors/a", b"1");
     running.lines(2).await;
     let after = running.resume();
@@ -180,6 +184,45 @@ async fn a_broker_that_forgot_the_session_clears_the_table() {
     assert_eq!(after.messages.len(), 1);
     assert_eq!(running.receiver.counts.duplicate, 0);
     running.stop().await;
+}
+
+/// Packet ids begin anew with a session, and a payload without a time may be the same again.
+#[tokio::test]
+async fn the_first_message_of_a_new_session_is_not_taken_for_that_of_the_old_one_after_a_crash() {
+    for protocol in ["5", "3.1.1"] {
+        let extra = || vec![("protocol", text(protocol))];
+        let old = Mosquitto::start();
+        let mut running = Running::start(persistent(&old, extra()), Resume::default());
+        subscribed(&old).await;
+        old.publish("sensors/a", b"1");
+        running.lines(1).await;
+        let mut positions = std::mem::take(&mut running.receiver.positions);
+        let resume = running.resume_of(&positions);
+        running.crash().await;
+        // Another broker has never heard of us: nothing is subscribed to before that is durable.
+        let new = Mosquitto::start();
+        let mut running = Running::start(persistent(&new, extra()), resume);
+        running.receiver.acknowledge = false;
+        let told = |p: &Position| matches!(p, Position::Messages { ids, .. } if ids.is_empty());
+        eventually("the new session is told", || {
+            running.receiver.take();
+            running.receiver.positions.iter().any(told)
+        })
+        .await;
+        assert!(!new.log().contains("Received SUBSCRIBE"), "{protocol}");
+        running.receiver.ring.acknowledge(u64::MAX);
+        subscribed(&new).await;
+        positions.append(&mut running.receiver.positions);
+        new.publish("sensors/a", b"1");
+        eventually("it is sent", || new.log().contains("Sending PUBLISH to gateway")).await;
+        // A crash before it is recorded; its broker sends it again.
+        let resume = running.resume_of(&positions);
+        running.crash().await;
+        let mut running = Running::start(persistent(&new, extra()), resume);
+        assert_eq!(running.lines(1).await, ["test,topic=sensors/a value=1 ?"], "{protocol}");
+        assert_eq!(running.receiver.counts.duplicate, 0, "{protocol}");
+        running.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -89,14 +89,20 @@ fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
     let settings = settings(section, &options, &tls_options);
     let valid = check(section, &options);
     (valid && rules.len() == wanted).then_some(())?;
+    let settings = settings?;
+    // A broker throws out whoever came before under the same name, and would go on doing so.
+    let claims = match options.client_id.as_str() {
+        "" => Vec::new(),
+        id => settings.servers.iter().map(|server| format!("mqtt:client_id \"{id}\" at {server}")).collect(),
+    };
     Some(BuiltInput {
         input: AnyInput::Streaming(Box::new(run::Consumer::new(
-            settings?,
+            settings,
             &options,
             topics::Topics::new(options.topic_tag.clone(), rules),
             decoder,
         ))),
-        claims: Vec::new(),
+        claims,
     })
 }
 

@@ -36,16 +36,19 @@ impl Redelivery {
         }
     }
 
-    /// A connection stands; the broker does or does not remember our session.
-    pub fn connected(&mut self, session_present: bool) {
+    /// A connection stands; the broker does or does not remember our session. The position is what the journal must hold before anything
+    /// of a new session may come: its ids begin anew, and after a crash a message could be taken for one of the old session.
+    pub fn connected(&mut self, session_present: bool) -> Position {
         if session_present {
             self.known.extend(self.recent.iter().map(|m| (m.id, m.hash)));
-        } else {
-            self.session += 1;
-            self.known.clear();
-            self.recent.clear();
-            self.since_renewal = 0;
+            return Position::None;
         }
+        let knew = !self.known.is_empty() || !self.recent.is_empty();
+        self.session += 1;
+        self.known.clear();
+        self.recent.clear();
+        self.since_renewal = 0;
+        if knew { Position::Messages { session: self.session, ids: Vec::new() } } else { Position::None }
     }
 
     /// Whether a message marked DUP is one that was taken already. The broker has no acknowledgement of it, so it is one of the newest
@@ -134,6 +137,20 @@ mod tests {
         assert!(!table.recognise(message(1, 10)));
         resume.apply(&take(&mut table, &[message(7, 70)]));
         assert_eq!(resume.messages.len(), 1);
+    }
+
+    #[test]
+    fn a_new_session_is_told_before_its_first_message() {
+        let mut resume = Resume::default();
+        let mut table = Redelivery::new(&resume, 1000);
+        assert_eq!(table.connected(false), Position::None, "there is nothing to forget");
+        resume.apply(&take(&mut table, &[message(1, 10)]));
+        assert_eq!(table.connected(true), Position::None);
+        resume.apply(&table.connected(false));
+        // A crash before anything of the new session is recorded: the broker repeats its first message, the same as the old one.
+        let mut table = Redelivery::new(&resume, 1000);
+        table.connected(true);
+        assert!(!table.recognise(message(1, 10)));
     }
 
     #[test]

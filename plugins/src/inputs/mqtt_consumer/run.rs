@@ -9,7 +9,7 @@ use std::{collections::VecDeque, future::poll_fn, pin::pin, task::Poll, time::Du
 use weir_plugin_api::{
     collector::{Collector, Refusal},
     plugin::{BoxFuture, Decoder, InputContext, PluginError, Stop, StreamingInput},
-    position::MessageId,
+    position::{MessageId, Position},
     ring::{Acknowledgements, Closed},
 };
 
@@ -58,8 +58,10 @@ struct Flow {
     positions: Vec<MessageId>,
     /// Handed over: number of the batch and packet id, in the order of arrival.
     handed_over: VecDeque<(u64, u16)>,
-    /// The subscription was answered on some connection.
+    /// The subscription was answered on some connection of this session.
     ever_subscribed: bool,
+    /// Batch that says the broker has forgotten the session: it must be durable before anything is subscribed to.
+    forgotten: Option<u64>,
 }
 
 /// How often the socket is read at a high rate.
@@ -138,7 +140,11 @@ impl Consumer {
                 Ok(mut connection) => {
                     let session_present = connection.broker.session_present;
                     tracing::info!(input = %context.name, %server, version = ?connection.version, session_present, "connected");
-                    table.connected(session_present);
+                    let forgets = table.connected(session_present);
+                    self.flow.ever_subscribed &= session_present;
+                    if forgets != Position::None {
+                        self.flow.forgotten = Some(context.collector.flush(forgets).await?);
+                    }
                     let mut serving = Serving { consumer: self, table: &mut table, backoff: &mut backoff, pace: Pace::new() };
                     let ended = serving.run(&mut connection, context).await;
                     // The points in the collector are ours whatever became of the connection; the broker will repeat their messages.
@@ -220,7 +226,10 @@ impl Serving<'_> {
     /// Until the connection ends, or until a stop was requested and everything is acknowledged.
     async fn run(&mut self, connection: &mut Connection, context: &mut InputContext) -> Result<(), Over> {
         let acknowledgements = context.collector.acknowledgements();
-        self.subscribe(connection)?;
+        self.forget(connection, &context.stop, &acknowledgements).await?;
+        if self.consumer.flow.forgotten.is_none() {
+            self.subscribe(connection)?;
+        }
         let mut looked_again = false;
         while !context.stop.is_requested() {
             let took = self.take(connection, context).await?;
@@ -242,6 +251,27 @@ impl Serving<'_> {
         }
         self.hand_over(connection, &mut context.collector).await?;
         self.finish(connection, &context.drained, &acknowledgements).await
+    }
+
+    /// Waits until the journal knows of a new session; nothing comes of it while nothing is subscribed to.
+    async fn forget(&mut self, connection: &mut Connection, stop: &Stop, acknowledgements: &Acknowledgements) -> Result<(), Over> {
+        let Some(number) = self.consumer.flow.forgotten else { return Ok(()) };
+        loop {
+            let deadline = connection.deadline();
+            tokio::select! {
+                biased;
+                () = stop.requested() => return Ok(()),
+                reached = acknowledgements.reach(number) => {
+                    reached?;
+                    self.consumer.flow.forgotten = None;
+                    return Ok(());
+                }
+                () = until(deadline) => {
+                    connection.keep_alive_unread();
+                    connection.flush().await?;
+                }
+            }
+        }
     }
 
     /// Subscribes. An old broker sends retained messages again at each subscription, so it is asked once if it keeps the session.
