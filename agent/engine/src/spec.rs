@@ -8,10 +8,23 @@ use weir_plugin_api::filter::Filter;
 
 use crate::operators::expr::Expr;
 
+/// Version of what the engine computes: it is counted up by a change after which the same records give other results. A checkpoint and the
+/// journal say by it which version they were computed with, so that an upgrade is a change of configuration like any other: a record of
+/// its own, said by `weir check --against-running`, and in the log when a crash lets the new version compute what the old one had begun.
+pub const RESULTS_VERSION: u32 = 1;
+
+/// What a state or journal without a version was computed with.
+fn first_results_version() -> u32 {
+    1
+}
+
 /// Everything.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EngineSpec {
+    /// See [`RESULTS_VERSION`].
+    #[serde(default = "first_results_version")]
+    pub results_version: u32,
     /// Inputs in the order of the configuration: their index is the id in records.
     pub inputs: Vec<InputSpec>,
     /// Outputs, then edge actions: their index is the bit in routes. At most 64.
@@ -34,6 +47,25 @@ pub struct EngineSpec {
     pub storage: StorageSpec,
     /// Global tags and `host`: carried by window results and alert points.
     pub global_tags: Vec<(String, String)>,
+}
+
+impl Default for EngineSpec {
+    fn default() -> Self {
+        Self {
+            results_version: RESULTS_VERSION,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            levels: Vec::new(),
+            windows: Vec::new(),
+            alerts: Vec::new(),
+            on_type_conflict: OnTypeConflict::default(),
+            agent_alerts: AgentAlertSpec::default(),
+            time: TimeSpec::default(),
+            limits: Limits::default(),
+            storage: StorageSpec::default(),
+            global_tags: Vec::new(),
+        }
+    }
 }
 
 /// Version of the form [`EngineSpec::to_bytes`] gives: another one is not read.

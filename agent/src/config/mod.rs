@@ -33,7 +33,7 @@ mod tests;
 pub mod types;
 mod warnings;
 
-use weir_engine::spec::EngineSpec;
+use weir_engine::spec::{EngineSpec, RESULTS_VERSION};
 use weir_plugin_api::options::{Diagnostic, Diagnostics, Item, Place, Severity, Table};
 
 use self::{context::Context, merge::Merged};
@@ -138,6 +138,7 @@ fn check(merged: &Merged, hash: u64, context: &Context<'_>) -> Option<Config> {
         claims.take(&[line.claim()], "storage.power_fail", &place, context);
     }
     let engine = EngineSpec {
+        results_version: RESULTS_VERSION,
         inputs: inputs.specs,
         outputs: outputs.specs,
         levels: outputs.levels,

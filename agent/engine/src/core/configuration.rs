@@ -19,9 +19,9 @@ use super::{
 };
 use crate::{
     operators::Operators,
-    record::Record,
+    record::{Record, Stamp},
     series::SeriesTable,
-    spec::{EngineSpec, InputSpec, OutputSpec},
+    spec::{EngineSpec, InputSpec, OutputSpec, RESULTS_VERSION},
 };
 
 /// Where each output of the new configuration was in the old one, and back.
@@ -74,8 +74,20 @@ impl Core {
     /// from here on; [`Core::start`] does it too.
     pub fn adopt(&mut self) {
         if *self.spec != *self.configured {
+            self.tell_other_results();
             self.migrate(Arc::clone(&self.configured));
             self.spec_known = false;
+        }
+    }
+
+    /// What was replayed had been computed by a version with other results; before a checkpoint it was, afterwards it will be by this one.
+    fn tell_other_results(&mut self) {
+        let version = self.spec.results_version;
+        if version != RESULTS_VERSION && self.replayed != Stamp::default() {
+            self.dropped.push(format!(
+                "what came in since the last checkpoint was recorded by a version with other results ({version}, this one is {RESULTS_VERSION}): \
+                 results of it may differ from those delivered before"
+            ));
         }
     }
 

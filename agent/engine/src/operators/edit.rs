@@ -36,7 +36,7 @@ impl Fate {
 /// What an edit does to one part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edit {
-    /// `input`, `window`, `alert` or `output`; edge actions are outputs.
+    /// `agent`, `input`, `window`, `alert` or `output`; edge actions are outputs.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -60,6 +60,10 @@ macro_rules! differing {
 /// kind.
 pub fn edits(old: &EngineSpec, new: &EngineSpec) -> Vec<Edit> {
     let mut edits = Vec::new();
+    if old.results_version != new.results_version {
+        let why = format!("results are computed as version {} does, so far as {}", new.results_version, old.results_version);
+        edits.push(Edit { kind: "agent", name: "upgrade".into(), fate: Fate::Keeps, why });
+    }
     let names = |list: &[crate::spec::InputSpec]| list.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
     named("input", &names(&old.inputs), &names(&new.inputs), Fate::IsPutAside, &mut edits);
     windows(old, new, &mut edits);

@@ -185,6 +185,14 @@ const ROWS: &[Row] = &[
         "position and counts",
     ),
     (
+        "input: `dedup`",
+        "files = [\"in.lp\"]",
+        "files = [\"in.lp\"]\ndedup = {}",
+        ("input", "log"),
+        Fate::Keeps,
+        "what it has seen stays as far as the new bounds let it; without `dedup` it is forgotten",
+    ),
+    (
         "input: `alias` changed",
         "alias = \"log\"",
         "alias = \"journal\"",
@@ -386,6 +394,42 @@ fn what_the_table_says_of_an_edit_is_what_happens_and_what_is_said_beforehand() 
     }
 }
 
+#[test]
+fn what_is_only_said_otherwise_is_no_edit() {
+    let before = spec(BASE);
+    for (from, to) in [
+        ("every = \"1m\"", "every = \"60s\""),
+        ("lateness = \"5s\"", "lateness = \"5000ms\""),
+        ("every = \"1m\"", "every = \"1m\"\nperiod = \"1m\""),
+        ("by = [\"device\"]\nfields = [\"t*\"]", "fields = [\"t*\"]\nby = [\"device\"]"),
+        ("when = \"t > 80\"", "when = \"(t > 80.0)\""),
+        ("keep = \"0s\"\n", ""),
+    ] {
+        assert!(BASE.contains(from), "{from}");
+        let after = spec(&BASE.replacen(from, to, 1));
+        assert!(before == after || edits(&before, &after).iter().all(|e| e.fate == Fate::Keeps && e.why.is_empty()), "{from} → {to}");
+    }
+}
+
+/// Two that swap names are two others under known names: each goes on with the state of its name if that still means the same.
+#[test]
+fn aliases_that_are_swapped_take_the_state_of_their_name() {
+    let two = BASE.to_owned()
+        + "[[windows]]\nname = \"hour\"\nevery = \"1h\"\naggregates = [\"max\"]\n[[outputs.file]]\nalias = \"second\"\nfiles = [\"second.lp\"]\n";
+    let swap = |text: &str, a: &str, b: &str| text.replace(a, "\u{1}").replace(b, a).replace('\u{1}', b);
+    let swapped = swap(&swap(&two, "name = \"minute\"", "name = \"hour\""), "alias = \"out\"", "alias = \"second\"");
+    let fates: BTreeMap<_, _> = edits(&spec(&two), &spec(&swapped)).into_iter().map(|e| ((e.kind, e.name), e.fate)).collect();
+    for (kind, name, fate) in [
+        ("window", "minute", Fate::StartsAnew),
+        ("window", "hour", Fate::StartsAnew),
+        ("output", "out", Fate::Keeps),
+        ("output", "second", Fate::Keeps),
+        ("alert", "steady", Fate::Keeps),
+    ] {
+        assert_eq!(fates.get(&(kind, name.to_owned())), Some(&fate), "{kind} {name}: {fates:?}");
+    }
+}
+
 /// `UPDATE_EXPECTED=1` writes it anew.
 #[test]
 fn the_document_has_the_table() {
@@ -408,7 +452,12 @@ then, and the state goes over to the new configuration. The log says what starts
 
 `weir check --against-running` says it beforehand, part by part; `weir check --against DIRECTORY` asks a state directory instead.
 
-A test makes every edit of this table and compares.
+A test makes every edit of this table and compares. The same said otherwise (`60s` for `1m`, tables in another order, a default written
+out) is no edit at all.
+
+An upgrade of the agent is none either, unless the new version computes other results of the same readings: checkpoints and journal say
+with which version of the results they were made, `weir check --against-running` tells it, and so does the log where a crash makes the new
+version go on with what the old one had begun.
 
 | edit | what becomes of the state | |
 | --- | --- | --- |

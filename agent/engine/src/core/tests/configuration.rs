@@ -171,3 +171,30 @@ fn a_state_that_does_not_say_whose_it_is_belongs_to_the_configuration_of_today()
     world.restart(Some(&old));
     assert_eq!(world.blocks.len(), blocks, "the journal has it");
 }
+
+#[test]
+fn a_tail_of_a_version_with_other_results_is_replayed_and_said_and_from_then_on_it_is_this_ones() {
+    let mut old = before();
+    old.results_version = 0;
+    let mut world = World::new(old);
+    feed(&mut world, 0..3);
+    let state = world.checkpoint();
+    feed(&mut world, 3..5);
+    let tail = std::mem::take(&mut world.blocks);
+    world.spec = Arc::new(before());
+    let edits = crate::operators::edit::edits(&crate::core::state::spec_of(&state).unwrap().unwrap(), &world.spec);
+    assert_eq!((edits[0].kind, edits[0].name.as_str()), ("agent", "upgrade"));
+    assert!(edits[1..].iter().all(|edit| edit.fate == crate::operators::edit::Fate::Keeps), "{edits:?}");
+    let said = |world: &World| world.log.iter().filter(|line| line.contains("other results")).count();
+    // A clean stop leaves no tail: there is nothing to say.
+    world.restart(Some(&state));
+    assert_eq!(said(&world), 0);
+    world.blocks = tail;
+    world.restart(Some(&state));
+    assert_eq!((said(&world), world.core.ledger().inputs[0].recorded), (1, 5));
+    // The journal has the upgrade: it is not said again.
+    world.restart(Some(&state));
+    assert_eq!(said(&world), 1);
+    let state = world.checkpoint();
+    assert_eq!(crate::core::state::spec_of(&state).unwrap().unwrap().results_version, crate::spec::RESULTS_VERSION);
+}
