@@ -188,7 +188,7 @@ impl<F: Files> Disk<F> {
     fn fail(&mut self, error: &StoreError) {
         self.waiting.clear();
         if !std::mem::replace(&mut self.failed, true) {
-            self.core.event(Event::StorageFailed { reason: error.to_string() });
+            self.core.event(Event::StorageFailed { reason: error.with_causes() });
         }
     }
 
@@ -224,7 +224,7 @@ impl<F: Files> Disk<F> {
                 self.core.event(Event::CheckpointDone { number, outbox, journal_used: self.store.journal_used() });
             }
             Err(error) => {
-                self.core.event(Event::CheckpointFailed { number, no_space: error.is_no_space(), reason: error.to_string() });
+                self.core.event(Event::CheckpointFailed { number, no_space: error.is_no_space(), reason: error.with_causes() });
                 return;
             }
         }

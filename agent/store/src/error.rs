@@ -91,6 +91,17 @@ impl StoreError {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
+    /// It and what caused it, in one line: for those who are told in words.
+    pub fn with_causes(&self) -> String {
+        let mut words = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            words = format!("{words}: {error}");
+            cause = error.source();
+        }
+        words
+    }
+
     /// Whether the disk is full.
     pub fn is_no_space(&self) -> bool {
         match self {
@@ -98,5 +109,18 @@ impl StoreError {
             Self::Failed { source } => source.is_no_space(),
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_operating_system_said_is_told() {
+        let source = io::Error::from(io::ErrorKind::StorageFull);
+        let error = StoreError::Io { operation: Operation::Write, path: "outbox-1-00000000".into(), source };
+        let twice = StoreError::Failed { source: Box::new(error) };
+        assert_eq!(twice.with_causes(), "syncing failed twice: can't write outbox-1-00000000: no storage space");
     }
 }

@@ -15,6 +15,12 @@ use crate::{
     spec::OnFull,
 };
 
+/// Which results, for a line in the log.
+fn words(lane: Lane, first: Identity, last: Identity) -> String {
+    let lane = if lane == Lane::Alerts { "alerts" } else { "results" };
+    format!("{lane} {}.{} to {}.{}", first.record, first.ordinal, last.record, last.ordinal)
+}
+
 impl Core {
     /// Answers every want that can be answered.
     pub(super) fn offer(&mut self, now: Now, effects: &mut Vec<Effect>) {
@@ -96,7 +102,10 @@ impl Core {
     pub(super) fn damaged(&mut self, now: Now, output: u16, lane: Lane, stored: &Stored, effects: &mut Vec<Effect>) {
         self.damage.outbox_blocks += 1;
         let points: u32 = stored.counts.iter().sum();
-        effects.push(Effect::Log { error: true, message: format!("outbox block is damaged: {points} points for all outputs") });
+        effects.push(Effect::Log {
+            error: true,
+            message: format!("outbox block is damaged: {points} points for all outputs, {}", words(lane, stored.first, stored.last)),
+        });
         // For every output at once: it is one block, counted once, and who has not read it yet need not try.
         for other in 0..stored.counts.len() as u16 {
             let expired = |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() };
@@ -202,7 +211,13 @@ impl Core {
             // One that was removed because nobody needed it is not missed.
             if missed > 0 {
                 self.damage.outbox_blocks += 1;
-                effects.push(Effect::Log { error: true, message: "an outbox block is missing".into() });
+                effects.push(Effect::Log {
+                    error: true,
+                    message: format!(
+                        "an outbox block is missing: {missed} points for all outputs, {}",
+                        words(lane, stored.first, stored.last)
+                    ),
+                });
             }
         }
     }
