@@ -265,7 +265,8 @@ pub fn core_found(found: &weir_store::FoundBlock) -> core::FoundBlock {
     core::FoundBlock { lane: found.lane, place, first: Identity { record: found.first.record, ordinal: found.first.ordinal } }
 }
 
-fn store_place(place: OutboxPlace) -> weir_store::OutboxPlace {
+/// The store's view of a place in the outbox.
+pub fn store_place(place: OutboxPlace) -> weir_store::OutboxPlace {
     weir_store::OutboxPlace { segment: place.segment, offset: place.offset, bytes: place.bytes }
 }
 

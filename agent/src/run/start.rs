@@ -234,15 +234,22 @@ fn recover(config: &Config, directory: &Path, clock: &SystemClock) -> Result<(St
     // Only a new store takes it; the hasher's keys are drawn from the system.
     let new_id = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), clock.wall());
     let options = StoreOptions { journal_bytes_max: config.engine.storage.journal_bytes_max, new_id };
-    let (store, recovered) = Store::open(files, &options).map_err(failed)?;
+    let (mut store, recovered) = Store::open(files, &options).map_err(failed)?;
     let Recovered { checkpoint, blocks, outbox, damage } = recovered;
     let outbox: Vec<FoundBlock> = outbox.iter().map(core_found).collect();
     let spec = Arc::new(config.engine.clone());
+    let has_state = checkpoint.is_some();
     let mut core = match checkpoint {
         Some(checkpoint) => Core::restore(spec, &checkpoint.state, &outbox, clock.now())
             .map_err(|error| StartError::State { directory: directory.to_owned(), reason: error.to_string() })?,
         None => Core::new(spec, clock.now()),
     };
+    if !has_state && !outbox.is_empty() {
+        tracing::warn!(blocks = outbox.len(), "no state is left: what waits in the outbox may be delivered again");
+        let newest = blocks.last().map_or(0, |b| b.meta.first_record + u64::from(b.meta.records) - 1);
+        let read = |block: &FoundBlock| (*block, store.read_outbox(block.lane, disk_thread::store_place(block.place)).ok().flatten());
+        core.adopt_outbox(outbox.iter().map(read).collect(), newest);
+    }
     let replayed = blocks.len();
     for block in blocks {
         if let Err(error) = core.replay(&core_meta(&block.meta), &block.bytes) {

@@ -196,7 +196,7 @@ pub struct Recovered {
     pub checkpoint: Option<CheckpointState>,
     /// Journal blocks after it, in order.
     pub blocks: Vec<RecoveredBlock>,
-    /// Blocks of the outbox.
+    /// Blocks of the outbox. Without a checkpoint they are all that is left of it: nobody knows which of them somebody has.
     pub outbox: Vec<FoundBlock>,
     /// What is gone.
     pub damage: Vec<Damage>,
@@ -241,10 +241,13 @@ impl<F: Files> Store<F> {
         // A process killed between the rename and its sync leaves a name that a power cut would take back, after others were built on it.
         files.sync_names()?;
         let mut damage: Vec<Damage> = mistaken.into_iter().chain(opened.damaged).map(Damage::file).collect();
-        let (upto, ends) = opened.newest.as_ref().map_or((0, [(0, 0); 2]), |c| (c.upto_record, c.ends));
+        let upto = opened.newest.as_ref().map_or(0, |c| c.upto_record);
+        let (journal, blocks, lost) = journal::Journal::open(&mut files, id, options.journal_bytes_max, upto, opened.before.min(upto))?;
+        // Where the journal has every record, it has the cause of every result. Without its beginning there was a checkpoint once.
+        let beginning = blocks.first().is_none_or(|b| b.meta.first_record <= 1);
+        let ends = opened.newest.as_ref().map(|c| c.ends).or(beginning.then_some([(0, 0); 2]));
         let (outbox, found, damaged) = outbox::Outbox::open(&mut files, id, ends)?;
         damage.extend((0..damaged).map(|_| Damage::file("outbox".into())));
-        let (journal, blocks, lost) = journal::Journal::open(&mut files, id, options.journal_bytes_max, upto, opened.before.min(upto))?;
         damage.extend(lost);
         let mut before = opened.newest.as_ref().map_or_else(Writes::default, |c| c.written);
         before.bytes += blocks.iter().map(|b| format::pages(format::HEADER + b.bytes.len()) as u64).sum::<u64>();

@@ -36,12 +36,25 @@ pub fn parse(name: &str) -> Option<(usize, u64)> {
     Some((lane, segment.parse().ok()?))
 }
 
+/// Ends behind every segment there is.
+fn behind_all(names: &[String]) -> Ends {
+    let mut ends = [(0, 0); 2];
+    for (lane, segment) in names.iter().filter_map(|name| parse(name)) {
+        ends[lane].0 = ends[lane].0.max(segment + 1);
+    }
+    ends
+}
+
 impl Outbox {
-    /// Cuts each lane at what the checkpoint knows and lists what is left.
+    /// Cuts each lane at what the checkpoint knows and lists what is left. `None`: every checkpoint is lost, and all is kept.
     ///
     /// # Errors
     /// When files can't be listed, cut or removed.
-    pub fn open<F: Files>(files: &mut F, store: u64, ends: Ends) -> Result<(Self, Vec<FoundBlock>, u64), StoreError> {
+    pub fn open<F: Files>(files: &mut F, store: u64, ends: Option<Ends>) -> Result<(Self, Vec<FoundBlock>, u64), StoreError> {
+        let ends = match ends {
+            Some(ends) => ends,
+            None => behind_all(&files.list()?),
+        };
         let mut outbox = Self { store, ends, torn: Vec::new() };
         let (mut found, mut damaged) = (Vec::new(), 0);
         let mut whole = ends.map(|(_, end)| end == 0);

@@ -372,6 +372,8 @@ pub struct Core {
     conflicts: (u64, i64),
     levels_sent: Vec<Option<bool>>,
     checkpoint: CheckpointState,
+    /// Without a state: results up to here are in the outbox that was found, or nowhere any more; by lane.
+    adopted: [Identity; 2],
     /// Outbox blocks the state knows and the store has lost.
     lost: Vec<(u8, Stored)>,
     /// Where destinations say they stand.

@@ -14,11 +14,12 @@ use super::{
     ledger::{DamageLine, OutputLine},
     pace::Pace,
     thin::{Kept, Thinning},
-    waiting::{Stored, Waiting},
+    waiting::{Stored, Waiting, count},
 };
 use crate::{
     codec::{
         bytes::{Damaged, Reader, put_bytes, put_i64, put_u64},
+        chunk,
         record::{BlockBuilder, counts, file, kept, put_counts, put_file, put_kept, quality},
     },
     operators::{Operators, SnapshotError},
@@ -86,6 +87,7 @@ impl Core {
             levels_sent: vec![None; spec.levels.len()],
             checkpoint: CheckpointState { freed: [u64::MAX; 2], ..CheckpointState::default() },
             gone: Vec::new(),
+            adopted: [Identity::default(); 2],
             lost: Vec::new(),
             told: Vec::new(),
             dropped: Vec::new(),
@@ -346,6 +348,34 @@ impl Core {
             }
         }
         out
+    }
+
+    /// Every state is lost, and this is what the store found in the outbox, with its bytes where they are whole: it waits for every output it
+    /// was for, but for what the journal, of which `newest` is the last record, says was settled. Before anything is replayed.
+    pub fn adopt_outbox(&mut self, mut found: Vec<(FoundBlock, Option<Vec<u8>>)>, newest: u64) {
+        let spec = Arc::clone(&self.spec);
+        let names: Vec<&str> = spec.outputs.iter().map(|o| o.name.as_str()).collect();
+        found.sort_by_key(|(block, _)| (block.lane, block.first));
+        for (block, bytes) in found {
+            let Some(chunk) = bytes.and_then(|bytes| chunk::decode(&bytes, &names).ok()).filter(|chunk| !chunk.is_empty()) else {
+                self.damage.outbox_blocks += 1;
+                continue;
+            };
+            let lane = usize::from(block.lane.min(1));
+            let (first, last) = (chunk.identity(0), chunk.identity(chunk.len() - 1));
+            // One of records that are gone would get the identities of others; one written again has the same ones.
+            if last.record > newest || first <= self.adopted[lane] {
+                continue;
+            }
+            let counts = count(&chunk, 0, self.lines.len());
+            for (output, count) in counts.iter().enumerate() {
+                self.lines[output].routed += u64::from(*count);
+                self.waiting.lanes[lane].cursors[output].outstanding += u64::from(*count);
+            }
+            self.adopted[lane] = last;
+            self.checkpoint.freed[lane] = 0;
+            self.waiting.lanes[lane].stored.push_back(Stored { place: Some(block.place), first, last, counts, ..Stored::default() });
+        }
     }
 
     /// Says which boot of the machine this is, before [`Core::start`]: a number that no other boot has. Without it a boot is told from the

@@ -338,7 +338,15 @@ impl Core {
     pub(super) fn seal(&mut self, observed: i64) {
         for lane in Lane::ALL {
             while self.results.len(lane) > 0 {
-                let chunk = self.results.take(lane);
+                let mut chunk = self.results.take(lane);
+                let adopted = self.adopted[lane as usize];
+                if chunk.identity(0) <= adopted {
+                    // In the outbox already, or settled before it was written.
+                    match chunk.after(adopted) {
+                        from if from < chunk.len() => chunk = super::waiting::tail(&chunk, from),
+                        _ => continue,
+                    }
+                }
                 let counts = super::waiting::count(&chunk, 0, self.lines.len());
                 for (line, count) in self.lines.iter_mut().zip(&counts) {
                     line.routed += u64::from(*count);

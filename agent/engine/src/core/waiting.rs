@@ -378,6 +378,18 @@ fn head(chunk: &Chunk, points: usize) -> Chunk {
     head
 }
 
+/// The points of a chunk from one on.
+pub fn tail(chunk: &Chunk, from: usize) -> Chunk {
+    let mut tail = chunk.clone();
+    let cells = chunk.starts.get(from).map_or(chunk.cells.len(), |start| *start as usize);
+    tail.cells.drain(..cells);
+    tail.starts = chunk.starts[from..].iter().map(|start| start - cells as u32).collect();
+    let first = [(0, chunk.identity(from))].into_iter();
+    let behind = chunk.identities.iter().filter(|(start, _)| *start as usize > from);
+    tail.identities = first.chain(behind.map(|(start, identity)| (start - from as u32, *identity))).collect();
+    tail
+}
+
 /// All that a delivery settled.
 pub fn total(c: &DeliveryCounts) -> u64 {
     c.delivered + c.rejected + c.expired_age + c.expired_bytes + c.expired_disk + c.expired_stale

@@ -73,6 +73,35 @@ fn a_destination_that_knows_better_is_believed_within_a_chunk_and_the_ledger_say
 }
 
 #[test]
+fn without_a_state_what_waits_in_the_outbox_is_kept_once() {
+    let mut world = World::new(spec());
+    world.take(&[1.0, 2.0]);
+    let blocks = world.blocks.clone();
+    world.take(&[3.0]);
+    let points = world.want(0);
+    world.delivered(0, &points[..2]);
+    let tail = world.blocks[blocks.len()..].to_vec();
+    world.checkpoint();
+    world.take(&[4.0]);
+    // The journal of the generation before is left, not its beginning; of the rest all but the states.
+    let newest = world.blocks.last().map_or(0, |(_, meta, _)| meta.first_record + u64::from(meta.records) - 1);
+    let found: Vec<_> =
+        world.outbox.iter().map(|(place, b)| (FoundBlock { lane: b.lane, place: *place, first: b.first }, Some(b.bytes.clone()))).collect();
+    let journal: Vec<_> = tail.into_iter().chain(std::mem::take(&mut world.blocks)).collect();
+    world.core = Core::new(Arc::clone(&world.spec), world.now);
+    world.core.adopt_outbox(found, newest);
+    for (_, meta, bytes) in &journal {
+        world.core.replay(meta, bytes).unwrap();
+    }
+    world.core.note_damage(journal[0].1.first_record - 1, 0);
+    world.step(Event::Time);
+    world.balances();
+    assert_eq!(world.drain(1), [1.0, 2.0, 3.0, 4.0], "nobody had taken any");
+    assert_eq!(world.drain(0).last(), Some(&4.0));
+    world.balances();
+}
+
+#[test]
 fn a_destination_that_knows_better_while_a_checkpoint_fails_is_believed_too() {
     let mut world = World::new(spec());
     world.take(&[1.0, 2.0, 3.0]);
