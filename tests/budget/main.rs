@@ -7,7 +7,7 @@
 //! into the benchmark, whatever binary that is.
 //!
 //! `card` and `loss` run only when they are named, as they need root, loop devices and minutes: what a day writes to a card
-//! (`WEIR_CARD_SECONDS` for each piece in real time, 60), and what each durability mode loses at a kill and at a power cut
+//! (`WEIR_CARD_ROUNDS` of its 8640, `WEIR_CARD_SECONDS` for each piece in real time, 60), and what each durability mode loses at a kill and at a power cut
 //! (`WEIR_LOSS_CUTS` of each, 5, within `WEIR_LOSS_SECONDS`, 6, with a `sync_interval` of `WEIR_LOSS_SYNC_MS`, 2000).
 
 #[path = "../support/mod.rs"]
@@ -94,7 +94,7 @@ fn main() {
     let by_name = |name: &str| wanted.iter().any(|w| w == name);
     let number = |name: &str, otherwise: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(otherwise);
     if by_name("card") {
-        card::card(Duration::from_secs(number("WEIR_CARD_SECONDS", 60)));
+        card::card(number("WEIR_CARD_ROUNDS", 8640), Duration::from_secs(number("WEIR_CARD_SECONDS", 60)));
     }
     if by_name("loss") {
         let longest = Duration::from_secs(number("WEIR_LOSS_SECONDS", 6));
