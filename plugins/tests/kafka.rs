@@ -20,6 +20,8 @@ use weir_plugin_api::{
 use weir_plugins::outputs;
 
 mod support;
+#[path = "kafka/transactions.rs"]
+mod transactions;
 
 /// A broker in a directory of its own.
 struct Kafka {

@@ -1,5 +1,7 @@
 //! Outages of real destinations: collection and alerts go on, results wait, and everything arrives in order afterwards.
 
+#[cfg(feature = "full")]
+mod kafka;
 mod mqtt;
 
 use std::{fs, io::Write, path::Path};

@@ -260,11 +260,16 @@ pub fn table(entries: Vec<(&str, Item)>) -> Table {
 
 /// Builds a plugin by its entry; what was wrong if it can't be.
 pub fn build<T>(entry: &weir_plugin_api::plugin::Entry<T>, options: Vec<(&str, Item)>) -> Result<T, Vec<String>> {
+    build_in(&std::env::temp_dir(), entry, options)
+}
+
+/// The same with a state directory of its own.
+pub fn build_in<T>(directory: &Path, entry: &weir_plugin_api::plugin::Entry<T>, options: Vec<(&str, Item)>) -> Result<T, Vec<String>> {
     let context = BuildContext {
         name: entry.name.into(),
         interval: Duration::from_secs(10),
         internal: std::sync::Arc::new(Vec::new),
-        directory: std::env::temp_dir(),
+        directory: directory.to_owned(),
     };
     let (table, diagnostics) = (table(options), Diagnostics::default());
     let section = Section::new(entry.name, &table, Place::default(), &diagnostics);

@@ -2,7 +2,17 @@
 //!
 //! A write is done when every message has its delivery report. The producer is idempotent by default: what librdkafka sends again
 //! after a lost answer counts once. Points that arrived before a write failed are not sent again by the next attempt. Across a restart
-//! of the agent delivery is at least once: there are no transactions.
+//! of the agent delivery is at least once.
+//!
+//! With `exactly_once` a write is a transaction with a control record in it that says how far this output has got, and what Kafka has by
+//! its own account is not sent again: see `once`. For readers with `isolation.level=read_committed` every point is there once, whatever
+//! dies in between; others also see what was aborted.
+//!
+//! | what dies | without | with `exactly_once` |
+//! | --- | --- | --- |
+//! | broker, connection | once | once |
+//! | agent | what was in doubt, twice | once |
+//! | files of the store | what was not noted, twice | once while the store's `id` and the output's `.lives` are left, else as without |
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -13,6 +23,7 @@ use std::{
 };
 
 use rdkafka::error::RDKafkaErrorCode;
+use tokio::sync::Mutex;
 use weir_plugin_api::{
     Identity, Lane, PointView, Points, Series,
     chunk::ChunkBuilder,
@@ -22,9 +33,14 @@ use weir_plugin_api::{
 
 use crate::{codecs, net::template::fill_from_series};
 
+mod control;
+mod lives;
+mod once;
 mod options;
 mod producer;
+mod transaction;
 
+use once::Once;
 use options::{Checked, Layout, Options, Timestamp};
 use producer::{Message, Producer, Sent};
 
@@ -40,8 +56,12 @@ fn specs() -> Vec<OptionSpec> {
 
 fn build(section: &Section<'_>, context: &BuildContext) -> Option<Box<dyn Output>> {
     let (checked, encoder) = (options::read(section), codecs::encoder(section));
+    let checked = checked?;
+    let once = checked.options.exactly_once.then(|| Once::new(context.directory.join(format!("output-{}.lives", context.name))));
+    let once = once.map(|once| Arc::new(Mutex::new(once)));
     Some(Box::new(Kafka {
-        checked: checked?,
+        checked,
+        once,
         encoder: encoder?,
         name: context.name.clone(),
         producer: None,
@@ -55,6 +75,8 @@ struct Kafka {
     encoder: Box<dyn Encoder>,
     name: String,
     producer: Option<Producer>,
+    /// With `exactly_once`; locked by a write, that nobody else wants it.
+    once: Option<Arc<Mutex<Once>>>,
     writes: u64,
     /// Points of the failed write before this one that arrived all the same.
     arrived: BTreeSet<(Lane, Identity)>,
@@ -105,12 +127,12 @@ impl Kafka {
                 if payload.last() == Some(&b'\n') {
                     payload.pop();
                 }
-                prepared.messages.push(Message { topic, key, payload, timestamp });
+                prepared.messages.push(Message { topic, key, payload, timestamp, partition: None });
                 prepared.owners.push(vec![index]);
                 continue;
             }
             let place = *places.entry((topic.clone(), key.clone())).or_insert_with(|| {
-                prepared.messages.push(Message { topic, key, payload: Vec::new(), timestamp });
+                prepared.messages.push(Message { topic, key, payload: Vec::new(), timestamp, partition: None });
                 prepared.owners.push(Vec::new());
                 batches.push(Points::default());
                 batches.len() - 1
@@ -202,7 +224,7 @@ impl Kafka {
         }
         let identities: Vec<Identity> = points.slices.iter().flat_map(|(c, range)| range.clone().map(|i| c.identity(i))).collect();
         for (report, owner) in sent.reports.iter().zip(owners) {
-            if matches!(report, Some(Ok(()))) {
+            if matches!(report, Some(Ok(_))) {
                 self.arrived.extend(owner.iter().map(|index| (lane, identities[*index])));
             }
         }
@@ -219,7 +241,7 @@ fn outcome(sent: &Sent, owners: &[Vec<usize>], mut rejected: Vec<Rejection>) -> 
     let mut retry = None;
     for (report, owner) in sent.reports.iter().zip(owners) {
         let code = match report {
-            Some(Ok(())) => continue,
+            Some(Ok(_)) => continue,
             Some(Err(code)) => *code,
             None => RDKafkaErrorCode::MessageTimedOut,
         };
@@ -265,6 +287,10 @@ fn verdict(code: RDKafkaErrorCode) -> Verdict {
         | Code::UnknownTopic
         | Code::UnknownTopicOrPartition
         | Code::InvalidRequiredAcks
+        | Code::TransactionalIdAuthorizationFailed
+        | Code::GroupAuthorizationFailed
+        | Code::InvalidTransactionTimeout
+        | Code::UnsupportedFeature
         | Code::PolicyViolation
         | Code::UnsupportedVersion => Verdict::Hold,
         _ => Verdict::Retry,
@@ -274,18 +300,45 @@ fn verdict(code: RDKafkaErrorCode) -> Verdict {
 impl Output for Kafka {
     fn open<'a>(&'a mut self, resume: OutputResume) -> BoxFuture<'a, Result<OutputResume, PluginError>> {
         Box::pin(async move {
+            if let Some(once) = &self.once {
+                once.lock().await.open(&self.name, self.checked.options.transactional_id.as_deref(), resume);
+                return Ok(resume);
+            }
             self.producer = Some(Producer::new(&self.checked.client, &self.name, self.checked.options.timeout)?);
             Ok(resume)
         })
     }
 
     fn write<'a>(&'a mut self, lane: Lane, points: &'a Points) -> BoxFuture<'a, Outcome> {
-        Box::pin(self.deliver(lane, points))
+        Box::pin(async move {
+            let Some(once) = self.once.clone() else { return self.deliver(lane, points).await };
+            self.deliver_once(&mut *once.lock().await, lane, points).await
+        })
+    }
+
+    fn guarantee(&self) -> Option<&'static str> {
+        Some(match &self.checked.options {
+            Options { exactly_once: true, .. } => "exactly once for readers with isolation.level=read_committed",
+            Options { required_acks: -1, .. } => {
+                "at least once: what is in doubt when the agent dies is sent again, unless `exactly_once = true`"
+            }
+            Options { required_acks: 0, .. } => "at most once: nobody says what arrived",
+            _ => "at least once, but for what the partition's leader had alone when it died",
+        })
+    }
+
+    /// Two transactions of one name shut each other out.
+    fn claims(&self) -> Vec<String> {
+        self.checked.options.transactional_id.iter().map(|id| format!("kafka transactional id:{id}")).collect()
     }
 
     fn close<'a>(&'a mut self) -> BoxFuture<'a, ()> {
         Box::pin(async {
-            if let Some(producer) = self.producer.take() {
+            let transactional = match &self.once {
+                Some(once) => once.lock().await.close(),
+                None => None,
+            };
+            for producer in self.producer.take().into_iter().chain(transactional) {
                 // Destroying a producer joins its threads.
                 let _ = tokio::task::spawn_blocking(move || drop(producer)).await;
             }

@@ -57,10 +57,18 @@ weir_plugin_api::options! {
         timeout: Duration = Duration::from_secs(30),
         /// Largest message, bytes.
         max_message_bytes: u32 = 1_000_000,
-        /// `metric`: a message carries the point's time; `now`: that of sending.
+        /// `metric`: a message carries the point's time, by which Kafka's retention then forgets it; `now`: that of sending.
         producer_timestamp: Timestamp = Timestamp::Metric,
         /// A message per point, or one per topic, key and write.
         layout: Layout = Layout::PerPoint,
+        /// Each write is a transaction that also says how far this output has got. Readers with `isolation.level=read_committed` then see
+        /// each point once, whatever dies in between. Needs `required_acks = -1` and idempotent writes.
+        exactly_once: bool = false,
+        /// Name of the transactions, one for each output of each agent: who takes it over shuts out the one before. Without it, a name
+        /// made of the store's id and the output's.
+        transactional_id: Option<String> = None,
+        /// Topic for how far outputs have got, `weir_control` without it. It is made with one partition and compacted if it is missing.
+        control_topic: Option<String> = None,
         /// Our name in the broker's logs.
         client_id: String = "weir".into(),
         /// Encrypt the connection; on by itself where another TLS option is set.
@@ -128,6 +136,13 @@ pub const UNSUPPORTED: &[&str] = &[
     "ssl_key",
 ];
 
+/// Where transactions say how far they have got, unless another topic is named.
+const CONTROL_TOPIC: &str = "weir_control";
+/// A transaction nobody ends is ended by the broker after this time at least: until then readers wait for it.
+const TRANSACTION_MIN: Duration = Duration::from_secs(60);
+/// Kafka's own limit of that time (`transaction.max.timeout.ms`).
+const TRANSACTION_MAX: Duration = Duration::from_secs(900);
+
 /// What was read, as the output uses it.
 pub struct Checked {
     /// The options themselves.
@@ -136,8 +151,12 @@ pub struct Checked {
     pub topic: Template,
     /// The key, if there is any.
     pub key: Option<Template>,
-    /// For librdkafka.
+    /// For librdkafka's producer.
     pub client: ClientConfig,
+    /// For others of its clients: brokers and how to get in.
+    pub connection: ClientConfig,
+    /// Where transactions say how far they have got.
+    pub control_topic: String,
 }
 
 /// Reads and checks them.
@@ -158,11 +177,14 @@ pub fn read(section: &Section<'_>) -> Option<Checked> {
         "" | "random" => Some(None),
         text => template("routing_key", text).map(Some),
     };
-    let client = client(section, &options);
+    let connection = connection(section, &options);
+    let client = connection.clone().and_then(|connection| producer(section, &options, connection));
+    let control_topic = options.control_topic.clone().unwrap_or_else(|| CONTROL_TOPIC.into());
+    once(section, &options, &control_topic);
     if section.diagnostics().errors() > before {
         return None;
     }
-    Some(Checked { topic: topic?, key: key?, client: client?, options })
+    Some(Checked { topic: topic?, key: key?, client: client?, connection: connection?, control_topic, options })
 }
 
 /// Whether Kafka takes it as a topic.
@@ -175,8 +197,44 @@ pub fn is_topic_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
 
-fn client(section: &Section<'_>, options: &Options) -> Option<ClientConfig> {
+/// What transactions need, and what only they need.
+fn once(section: &Section<'_>, options: &Options, control_topic: &str) {
+    if !options.exactly_once {
+        for key in ["transactional_id", "control_topic"].into_iter().filter(|key| section.has(key)) {
+            section.error_at(key, format!("`{key}` needs `exactly_once = true`"));
+        }
+        return;
+    }
+    if options.required_acks != -1 || options.idempotent_writes == Some(false) || options.max_retry == Some(0) {
+        section.error_at("exactly_once", "`exactly_once` needs `required_acks = -1`, idempotent writes and retries");
+    }
+    if options.timeout > TRANSACTION_MAX {
+        section.error_at("timeout", "`timeout` must be at most 15m with `exactly_once`");
+    }
+    if options.transactional_id.as_deref().is_some_and(str::is_empty) {
+        section.error_at("transactional_id", "`transactional_id` must not be empty");
+    }
+    if !is_topic(control_topic) {
+        section.error_at("control_topic", "`control_topic` takes 1 to 249 letters, digits, dots, underscores and hyphens");
+    }
+    if options.topic == control_topic {
+        section.error_at("control_topic", "`control_topic` must be another topic than that of the points");
+    }
+}
+
+/// How long the broker waits for the end of a transaction. Messages are given up before.
+pub fn transaction_timeout(options: &Options) -> Duration {
+    (options.timeout * 2).clamp(TRANSACTION_MIN, TRANSACTION_MAX)
+}
+
+fn connection(section: &Section<'_>, options: &Options) -> Option<ClientConfig> {
     let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", options.brokers.join(",")).set("client.id", &options.client_id).set("log.connection.close", "false");
+    security(section, options, &mut config)?;
+    Some(config)
+}
+
+fn producer(section: &Section<'_>, options: &Options, mut config: ClientConfig) -> Option<ClientConfig> {
     let Some(codec) = ["none", "gzip", "snappy", "lz4", "zstd"].get(usize::from(options.compression_codec)) else {
         section.error_at("compression_codec", "`compression_codec` must be between 0 and 4");
         return None;
@@ -196,8 +254,6 @@ fn client(section: &Section<'_>, options: &Options) -> Option<ClientConfig> {
     }
     let timeout_ms = options.timeout.as_millis().clamp(1, i32::MAX as u128).to_string();
     config
-        .set("bootstrap.servers", options.brokers.join(","))
-        .set("client.id", &options.client_id)
         .set("compression.codec", *codec)
         .set("acks", options.required_acks.to_string())
         .set("enable.idempotence", idempotent.to_string())
@@ -206,12 +262,10 @@ fn client(section: &Section<'_>, options: &Options) -> Option<ClientConfig> {
         // A topic the broker does not know is a matter for a person: known after this time, not after the whole timeout.
         .set("topic.metadata.propagation.max.ms", "5000")
         // The same key goes to the same partition as with Kafka's own clients.
-        .set("partitioner", "murmur2_random")
-        .set("log.connection.close", "false");
+        .set("partitioner", "murmur2_random");
     if let Some(retries) = options.max_retry {
         config.set("message.send.max.retries", retries.min(i32::MAX as u32).to_string());
     }
-    security(section, options, &mut config)?;
     Some(config)
 }
 

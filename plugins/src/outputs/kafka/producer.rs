@@ -15,11 +15,13 @@ use rdkafka::{
     ClientConfig, ClientContext,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
     error::{KafkaError, RDKafkaErrorCode},
+    message::Message as _,
     producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig},
 };
 use weir_plugin_api::plugin::PluginError;
 
 /// One message.
+#[derive(Clone, Debug, Default)]
 pub struct Message {
     /// Where to.
     pub topic: String,
@@ -29,10 +31,12 @@ pub struct Message {
     pub payload: Vec<u8>,
     /// Time it carries, milliseconds since 1970; `None`: that of sending.
     pub timestamp: Option<i64>,
+    /// Partition, where it is not for the key to decide.
+    pub partition: Option<i32>,
 }
 
-/// What became of one message: `None` as long as it is not known.
-pub type Report = Option<Result<(), RDKafkaErrorCode>>;
+/// What became of one message, its offset if it arrived: `None` as long as it is not known.
+pub type Report = Option<Result<i64, RDKafkaErrorCode>>;
 
 /// What became of a write.
 pub struct Sent {
@@ -53,7 +57,8 @@ struct Reports {
     trouble: Option<(RDKafkaErrorCode, String)>,
 }
 
-struct Context {
+/// What the client's callbacks write to.
+pub struct Context {
     name: String,
     shared: Mutex<Reports>,
 }
@@ -91,7 +96,7 @@ impl ProducerContext for Context {
             return;
         }
         let report = match result {
-            Ok(_) => Ok(()),
+            Ok(message) => Ok(message.offset()),
             Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
         };
         if let Some(place @ None) = shared.reports.get_mut(index) {
@@ -110,6 +115,8 @@ pub struct Producer {
 
 /// How long one poll may block: how soon a write that was given up ends.
 const POLL: Duration = Duration::from_millis(100);
+/// How long the first does.
+const POLL_FIRST: Duration = Duration::from_millis(1);
 
 impl Producer {
     /// A producer called `name` in logs. Waits for no broker.
@@ -131,17 +138,14 @@ impl Producer {
         for (index, message) in messages.iter().enumerate() {
             self.enqueue(write, index, message, given_up);
         }
-        // librdkafka gives every message a report by its timeout; the extra is for its own timers.
-        let mut polls_left = (self.timeout + Duration::from_secs(5)).as_millis() / POLL.as_millis() + 1;
-        while self.inner.context().shared().missing > 0 && !given_up.load(Ordering::Relaxed) {
-            let start = std::time::Instant::now();
-            self.inner.poll(POLL);
-            if start.elapsed() >= POLL / 2 {
-                polls_left = polls_left.saturating_sub(1);
-            }
-            if polls_left == 0 {
-                break;
-            }
+        // librdkafka gives every message a report by its timeout; the extra is for its own timers. What is counted is the time waited here:
+        // a process that was stopped meanwhile has not used it up.
+        let (mut left, mut step) = (self.timeout + Duration::from_secs(5), POLL_FIRST);
+        while self.inner.context().shared().missing > 0 && !given_up.load(Ordering::Relaxed) && !left.is_zero() {
+            // A poll takes its time whatever comes in between: short ones at first, as an answer takes milliseconds.
+            self.inner.poll(step);
+            left = left.saturating_sub(step);
+            step = (step * 5 / 4).min(POLL);
         }
         if self.inner.context().shared().missing > 0 {
             self.inner.purge(PurgeConfig::default().queue().inflight());
@@ -149,7 +153,7 @@ impl Producer {
         }
         let mut shared = self.inner.context().shared();
         shared.write = 0;
-        let delivered_any = shared.reports.iter().any(|r| matches!(r, Some(Ok(()))));
+        let delivered_any = shared.reports.iter().any(|r| matches!(r, Some(Ok(_))));
         let trouble = if delivered_any { None } else { shared.trouble.clone() };
         if delivered_any {
             shared.trouble = None;
@@ -159,10 +163,31 @@ impl Producer {
         Sent { reports, trouble, fatal: self.inner.client().fatal_error().is_some() }
     }
 
+    /// librdkafka's own.
+    pub fn client(&self) -> &BaseProducer<Context> {
+        &self.inner
+    }
+
+    /// How long a message, or anything else, may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// What the client said last of its connections, once.
+    pub fn trouble(&self) -> Option<(RDKafkaErrorCode, String)> {
+        self.inner.context().shared().trouble.take()
+    }
+
+    /// Hears what the client has to say, waiting for nothing.
+    pub fn poll_once(&self) {
+        self.inner.poll(Duration::ZERO);
+    }
+
     fn enqueue(&self, write: u64, index: usize, message: &Message, given_up: &AtomicBool) {
         let mut record = BaseRecord::with_opaque_to(&message.topic, Box::new((write, index))).payload(&message.payload);
         record.key = message.key.as_ref();
         record.timestamp = message.timestamp;
+        record.partition = message.partition;
         while let Err((error, back)) = self.inner.send(record) {
             let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
             if code != RDKafkaErrorCode::QueueFull || given_up.load(Ordering::Relaxed) {
@@ -171,7 +196,7 @@ impl Producer {
                 shared.missing -= 1;
                 return;
             }
-            self.inner.poll(POLL);
+            self.inner.poll(POLL_FIRST);
             record = back;
         }
     }

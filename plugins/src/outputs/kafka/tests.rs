@@ -29,6 +29,7 @@ fn kafka(extra: &[(&str, Item)]) -> Kafka {
         encoder: Box::new(PlainEncoder),
         name: "test".into(),
         producer: None,
+        once: None,
         writes: 0,
         arrived: BTreeSet::new(),
     }
@@ -59,6 +60,14 @@ fn telegrafs_defaults_make_an_idempotent_producer() {
 }
 
 #[test]
+fn the_guarantee_is_that_of_the_options() {
+    let guarantee = |extra: &[(&str, Item)]| kafka(extra).guarantee().unwrap();
+    assert!(guarantee(&[]).starts_with("at least once"));
+    assert!(guarantee(&[("exactly_once", Item::Bool(true))]).starts_with("exactly once"));
+    assert!(guarantee(&[("required_acks", Item::Int(0))]).starts_with("at most once"));
+}
+
+#[test]
 fn credentials_choose_the_protocol() {
     let sasl = [("sasl_username", text("u")), ("sasl_password", text("p")), ("sasl_mechanism", text("SCRAM-SHA-512"))];
     let client = checked(&sasl).map(|c| c.client).unwrap_or_else(|e| panic!("{e:?}"));
@@ -77,6 +86,11 @@ fn impossible_options_are_reported() {
         (vec![("tls_ca", text("/nowhere/ca.pem"))], "/nowhere/ca.pem"),
         (vec![("socks5_enabled", Item::Bool(true))], "does not support"),
         (vec![("brokers", texts(&[]))], "a list of"),
+        (vec![("control_topic", text("c"))], "`control_topic` needs `exactly_once = true`"),
+        (vec![("transactional_id", text("c"))], "`transactional_id` needs `exactly_once = true`"),
+        (vec![("exactly_once", Item::Bool(true)), ("required_acks", Item::Int(1))], "needs `required_acks = -1`"),
+        (vec![("exactly_once", Item::Bool(true)), ("control_topic", text("points"))], "must be another topic"),
+        (vec![("exactly_once", Item::Bool(true)), ("timeout", text("20m"))], "at most 15m"),
     ] {
         let errors = checked(&options).err().unwrap();
         assert!(errors.iter().any(|e| e.contains(expected)), "{errors:?}");
@@ -116,12 +130,12 @@ fn what_arrived_is_not_sent_again_after_a_failure() {
     let mut kafka = kafka(&[]);
     let (points, owners) = (three(), vec![vec![0], vec![1], vec![2]]);
     let timed_out = Some(Err(RDKafkaErrorCode::MessageTimedOut));
-    let sent = Sent { reports: vec![Some(Ok(())), timed_out, Some(Ok(()))], trouble: None, fatal: false };
+    let sent = Sent { reports: vec![Some(Ok(0)), timed_out, Some(Ok(0))], trouble: None, fatal: false };
     let verdict = outcome(&sent, &owners, Vec::new());
     assert!(matches!(verdict, Outcome::Retry { .. }));
     kafka.remember(Lane::Results, &points, &sent, &owners, &verdict);
     assert_eq!(kafka.prepare(Lane::Results, &points).owners, [vec![1]]);
-    let sent = Sent { reports: vec![Some(Ok(()))], trouble: None, fatal: false };
+    let sent = Sent { reports: vec![Some(Ok(0))], trouble: None, fatal: false };
     let verdict = outcome(&sent, &[vec![1]], Vec::new());
     kafka.remember(Lane::Results, &points, &sent, &[vec![1]], &verdict);
     assert_eq!(kafka.prepare(Lane::Results, &points).owners.len(), 3, "another write starts from nothing");
