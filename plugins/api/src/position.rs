@@ -1,6 +1,6 @@
 //! Where a batch came from, so that a source can go on exactly there after a crash, and what all recorded batches add up to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// One MQTT message as the broker may send it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct Resume {
     pub messages: BTreeMap<u16, u32>,
     /// Device and inode → how far it was read.
     pub files: BTreeMap<(u64, u64), FilePosition>,
+    /// The same files, the one longest untouched first.
+    pub touched: VecDeque<(u64, u64)>,
     /// Boot nonce and last sequence of a microcontroller.
     pub sequence: Option<(u64, u64)>,
     /// Kafka topic/partition → next offset.
@@ -71,10 +73,31 @@ pub struct Resume {
 
 /// Idempotency keys remembered per input.
 pub const KEYS_MAX: usize = 4096;
-/// Files remembered per input; the one longest untouched by order of inode goes first.
-pub const FILES_MAX: usize = 1024;
+/// Files remembered per input, more than one can follow: those that were rotated away are among them. The one longest untouched goes first.
+pub const FILES_MAX: usize = 8192;
 
 impl Resume {
+    /// Files in the order they were touched, the oldest first: in which they are to be given to [`Resume::touch`] again.
+    pub fn files_by_touch(&self) -> impl Iterator<Item = &FilePosition> {
+        self.touched.iter().filter_map(|file| self.files.get(file))
+    }
+
+    /// A file was read up to a new position.
+    pub fn touch(&mut self, file: FilePosition) {
+        if self.touched.back() != Some(&file.file) {
+            if self.files.contains_key(&file.file) {
+                self.touched.retain(|known| *known != file.file);
+            }
+            self.touched.push_back(file.file);
+        }
+        self.files.insert(file.file, file);
+        if self.touched.len() > FILES_MAX
+            && let Some(oldest) = self.touched.pop_front()
+        {
+            self.files.remove(&oldest);
+        }
+    }
+
     /// Folds one record's position in.
     pub fn apply(&mut self, position: &Position) {
         match position {
@@ -87,12 +110,7 @@ impl Resume {
                 self.messages.extend(ids.iter().map(|m| (m.id, m.hash)));
             }
             Position::Files(files) => {
-                for file in files {
-                    self.files.insert(file.file, file.clone());
-                }
-                while self.files.len() > FILES_MAX {
-                    self.files.pop_first();
-                }
+                files.iter().for_each(|file| self.touch(file.clone()));
             }
             Position::Sequence { nonce, sequence } => self.sequence = Some((*nonce, *sequence)),
             Position::Offsets(offsets) => self.offsets.extend(offsets.iter().cloned()),
@@ -102,5 +120,27 @@ impl Resume {
                 self.keys.drain(..surplus);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_that_is_read_is_never_the_one_that_is_forgotten() {
+        let file = |inode, offset| FilePosition { path: "log".into(), file: (1, inode), offset, head: 0 };
+        let mut resume = Resume::default();
+        // The lowest inode of all belongs to the file that goes on growing while others come and are rotated away.
+        for n in 0..3 * FILES_MAX as u64 {
+            resume.apply(&Position::Files(vec![file(1, n), file(2 + n, 5)]));
+        }
+        assert_eq!(resume.files.len(), FILES_MAX);
+        assert_eq!(resume.files[&(1, 1)].offset, 3 * FILES_MAX as u64 - 1);
+        let newest: Vec<u64> = resume.files_by_touch().map(|f| f.file.1).collect();
+        assert_eq!((newest.len(), newest[FILES_MAX - 1]), (FILES_MAX, 3 * FILES_MAX as u64 + 1));
+        let mut again = Resume::default();
+        resume.files_by_touch().for_each(|file| again.touch(file.clone()));
+        assert_eq!(again, resume, "the order survives a checkpoint");
     }
 }

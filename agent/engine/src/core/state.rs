@@ -451,8 +451,8 @@ fn put_resume(out: &mut Vec<u8>, resume: &Resume) {
         put_u64(out, u64::from(*id));
         out.extend_from_slice(&hash.to_le_bytes());
     }
-    put_u64(out, resume.files.len() as u64);
-    resume.files.values().for_each(|file| put_file(out, file));
+    put_u64(out, resume.files_by_touch().count() as u64);
+    resume.files_by_touch().for_each(|file| put_file(out, file));
     put_u64(out, u64::from(resume.sequence.is_some()));
     if let Some((nonce, sequence)) = resume.sequence {
         put_u64(out, nonce);
@@ -475,8 +475,7 @@ pub(super) fn resume(reader: &mut Reader<'_>) -> Result<Resume, Damaged> {
         resume.messages.insert(id, u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]));
     }
     for _ in 0..reader.count()? {
-        let file = file(reader)?;
-        resume.files.insert(file.file, file);
+        resume.touch(file(reader)?);
     }
     if reader.u64()? == 1 {
         resume.sequence = Some((reader.u64()?, reader.u64()?));
