@@ -4,6 +4,7 @@ mod broker;
 mod failing_disk;
 mod full_disk;
 mod http;
+mod read_only;
 mod rig;
 mod stopped;
 mod stores;
