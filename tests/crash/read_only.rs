@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::rig::{
-    self, FILE_OUTPUT, PER_SECOND, Stream, balances, expected, in_file, in_influx, influx_output, input, settle, subscribed_with,
-    wait_recorded,
+    self, FILE_OUTPUT, PER_SECOND, Stream, assert_in_file, assert_same, balances, expected, in_file, in_influx, influx_output, input,
+    settle, subscribed_with, wait_recorded,
 };
 use crate::support::{agent::Agent, eventually, servers};
 
@@ -99,7 +99,7 @@ fn with_stall_the_broker_keeps_what_comes_until_the_disk_can_be_written_again() 
         let total = stream.stop();
         settle(&agent, &broker, total);
         assert!(agent.terminate().success());
-        assert_eq!(in_file(path), (expected(total), 0));
+        assert_in_file(path, total);
     }
 }
 
@@ -118,7 +118,7 @@ fn with_continue_delivery_goes_on_and_what_was_durable_before_is_there_afterward
     stream.advance(PER_SECOND);
     let total = stream.stop();
     settle(&agent, &broker, total);
-    assert_eq!(in_influx(&influx), expected(total), "it arrives from memory");
+    assert_same(&in_influx(&influx), &expected(total));
     agent.kill();
     disk.turn_writable();
     let agent = Agent::spawn_written(path);

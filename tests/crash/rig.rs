@@ -80,6 +80,21 @@ pub fn expected_of(numbers: impl IntoIterator<Item = u64>) -> Windows {
     windows
 }
 
+/// Fails with the windows that are missing, too many or wrong.
+pub fn assert_same(found: &Windows, expected: &Windows) {
+    let wrong: Vec<_> = expected.iter().filter(|(key, values)| found.get(key) != Some(values)).map(|(k, v)| (k, v, found.get(k))).collect();
+    let strange: Vec<_> = found.iter().filter(|(key, _)| !expected.contains_key(key)).collect();
+    let (some, more) = (&wrong[..wrong.len().min(20)], wrong.len().saturating_sub(20));
+    assert!(wrong.is_empty() && strange.is_empty(), "windows as expected and as found: {some:?} and {more} more; unexpected: {strange:?}");
+}
+
+/// Fails unless the output file holds each window of the readings `0..total` once, and nothing else.
+pub fn assert_in_file(path: &Path, total: u64) {
+    let (windows, repeated) = in_file(path);
+    assert_same(&windows, &expected(total));
+    assert_eq!(repeated, 0, "a file has each window once");
+}
+
 /// A reading, and the topic it is published on.
 pub fn reading(n: u64) -> (String, String) {
     let device = n % DEVICES;

@@ -1,6 +1,8 @@
 //! Processes that stand still for longer than others wait for them, and then go on as if nothing had happened.
 
-use super::rig::{self, Chance, FILE_OUTPUT, PER_SECOND, Stream, expected, in_file, in_influx, influx_output, settle, subscribed_with};
+use super::rig::{
+    self, Chance, FILE_OUTPUT, PER_SECOND, Stream, assert_in_file, assert_same, expected, in_influx, influx_output, settle, subscribed_with,
+};
 use crate::support::{agent::Agent, eventually, servers};
 
 /// Stops of one test.
@@ -35,7 +37,7 @@ fn an_agent_that_stood_still_until_the_broker_gave_it_up_goes_on_and_counts_each
     let total = stream.stop();
     settle(&agent, &broker, total);
     assert!(agent.terminate().success());
-    assert_eq!(in_file(path), (expected(total), 0));
+    assert_in_file(path, total);
 }
 
 #[test]
@@ -58,7 +60,7 @@ fn a_broker_that_stood_still_until_the_agent_gave_it_up_goes_on_and_each_reading
     let total = stream.stop();
     settle(&agent, &broker, total);
     assert!(agent.terminate().success());
-    assert_eq!(in_file(path), (expected(total), 0));
+    assert_in_file(path, total);
 }
 
 #[test]
@@ -84,6 +86,6 @@ fn a_store_that_stands_still_for_longer_than_a_write_may_take_gets_each_window_r
     let total = stream.stop();
     settle(&agent, &broker, total);
     assert!(agent.terminate().success());
-    assert_eq!(in_influx(&influx), expected(total));
-    assert_eq!(in_file(path), (expected(total), 0));
+    assert_same(&in_influx(&influx), &expected(total));
+    assert_in_file(path, total);
 }

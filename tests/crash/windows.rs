@@ -4,7 +4,10 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::rig::{self, Chance, FILE_OUTPUT, PER_SECOND, Stream, expected, in_file, in_influx, influx_output, kills, settle, subscribed};
+use super::rig::{
+    self, Chance, FILE_OUTPUT, PER_SECOND, Stream, assert_in_file, assert_same, expected, in_influx, influx_output, kills, settle,
+    subscribed,
+};
 use crate::support::{agent::Agent, eventually, servers};
 
 /// What a test found, for whoever reads its output.
@@ -37,8 +40,8 @@ fn windows_of_a_fast_stream_are_exact_in_influxdb_and_in_a_file_through_kills_at
     let status = settle(&agent, &broker, total);
     report("influxdb and file", start, total, kills(), &status);
     assert!(agent.terminate().success());
-    assert_eq!(in_influx(&influx), expected(total));
-    assert_eq!(in_file(path), (expected(total), 0), "each window once, and right");
+    assert_same(&in_influx(&influx), &expected(total));
+    assert_in_file(path, total);
 }
 
 #[cfg(feature = "full")]
@@ -61,7 +64,7 @@ fn windows_of_a_fast_stream_are_exact_in_kafka_through_kills_at_random_moments()
     // At least once: a window may be there again, with the same values.
     let (windows, repeated) = rig::in_kafka(&kafka);
     report(&format!("kafka, {repeated} windows twice"), start, total, kills(), &status);
-    assert_eq!(windows, expected(total));
+    assert_same(&windows, &expected(total));
 }
 
 /// A kill before anything is there, then one that finds half of a store, and so on.
@@ -93,7 +96,7 @@ fn kills_during_the_very_first_start_leave_a_directory_that_starts() {
     let total = stream.stop();
     settle(&agent, &broker, total);
     assert!(agent.terminate().success());
-    assert_eq!(in_file(path), (expected(total), 0));
+    assert_in_file(path, total);
 }
 
 /// Files of the store that are there, and allocated blocks of them.
@@ -129,7 +132,7 @@ fn kills_during_reloads_and_during_stops_count_nothing_twice_and_lose_nothing() 
     agent.wait_ready();
     settle(&agent, &broker, total);
     assert!(agent.terminate().success());
-    assert_eq!(in_file(path), (expected(total), 0));
+    assert_in_file(path, total);
 }
 
 #[test]
@@ -152,5 +155,5 @@ fn two_kills_in_quick_succession_find_the_same_journal_twice() {
     agent.wait_ready();
     settle(&agent, &broker, total);
     assert!(agent.terminate().success());
-    assert_eq!(in_file(path), (expected(total), 0));
+    assert_in_file(path, total);
 }

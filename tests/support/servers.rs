@@ -146,7 +146,7 @@ pub fn questdb(directory: &Path) -> Server {
     })
 }
 
-/// Apache Kafka, one node.
+/// Apache Kafka, one node. It keeps everything: the readings of tests are years old, and by their age it would delete them.
 pub fn kafka(directory: &Path) -> Server {
     let (port, controller) = (free_port(), free_port());
     let data = directory.join("kafka-data");
@@ -154,7 +154,7 @@ pub fn kafka(directory: &Path) -> Server {
     fs::write(
         &config,
         format!(
-            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\nlisteners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\nadvertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\nlistener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\nlog.dirs={}\nnum.partitions=1\noffsets.topic.num.partitions=4\noffsets.topic.replication.factor=1\ntransaction.state.log.num.partitions=4\ntransaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\nlog.flush.interval.messages=1\nbroker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=500\n",
+            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\nlisteners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\nadvertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\nlistener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\nlog.dirs={}\nnum.partitions=1\noffsets.topic.num.partitions=4\noffsets.topic.replication.factor=1\ntransaction.state.log.num.partitions=4\ntransaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\nlog.flush.interval.messages=1\nbroker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=500\nlog.retention.ms=-1\n",
             data.display()
         ),
     )
