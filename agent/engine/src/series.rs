@@ -25,6 +25,10 @@ pub struct Partition {
     pub name: Arc<str>,
 }
 
+/// Bytes a series may have in the mean: the table is full when as many series of this size would fill it. One with large tags takes the
+/// place of several.
+pub const SERIES_BYTES: usize = 1024;
+
 /// Dense ids of series, partitions and fields.
 #[derive(Clone, Debug)]
 pub struct SeriesTable {
@@ -35,6 +39,8 @@ pub struct SeriesTable {
     fields: Vec<Arc<str>>,
     field_ids: HashMap<Arc<str>, u16, FixedState>,
     series_max: usize,
+    /// Bytes of all series, and of the names of partitions.
+    bytes: usize,
 }
 
 impl SeriesTable {
@@ -48,6 +54,7 @@ impl SeriesTable {
             fields: Vec::new(),
             field_ids: HashMap::with_hasher(FixedState::default()),
             series_max,
+            bytes: 0,
         }
     }
 
@@ -56,8 +63,9 @@ impl SeriesTable {
         let partition = Partition { input, name: Arc::clone(name) };
         match self.partition_ids.get(&partition) {
             Some(id) => Some(*id),
-            None if self.partitions.len() >= self.series_max => None,
+            None if self.partitions.len() >= self.series_max || !self.has_room(name.len()) => None,
             None => {
+                self.bytes += name.len();
                 let id = self.partitions.len() as u32;
                 self.partitions.push(partition.clone());
                 self.partition_ids.insert(partition, id);
@@ -73,13 +81,18 @@ impl SeriesTable {
         if let Some(id) = self.ids.get(&entry) {
             return Some(*id);
         }
-        if self.entries.len() >= self.series_max {
+        if self.entries.len() >= self.series_max || !self.has_room(series.size()) {
             return None;
         }
+        self.bytes += series.size();
         let id = self.entries.len() as u32;
         self.entries.push(entry.clone());
         self.ids.insert(entry, id);
         Some(id)
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.bytes.saturating_add(bytes) <= self.series_max.saturating_mul(SERIES_BYTES)
     }
 
     /// The id of a field name, new or known; `None` when there are 65 535.
@@ -112,5 +125,24 @@ impl SeriesTable {
     /// Field names by id.
     pub fn fields(&self) -> &[Arc<str>] {
         &self.fields
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_full_by_number_and_by_bytes_and_knows_what_it_has() {
+        let mut table = SeriesTable::new(2);
+        let partition: Arc<str> = "p".into();
+        let series = |device: &str| Arc::new(Series::from_parts("m", &[("device", device)]));
+        assert_eq!(table.intern(&series("a"), 0, &partition), Some(0));
+        // Its tag alone takes the place of two.
+        assert_eq!(table.intern(&series(&"x".repeat(2 * SERIES_BYTES)), 0, &partition), None);
+        assert_eq!(table.intern(&series("b"), 0, &partition), Some(1));
+        assert_eq!(table.intern(&series("c"), 0, &partition), None);
+        assert_eq!(table.intern(&series("a"), 0, &partition), Some(0));
+        assert_eq!(table.intern_partition(0, &"y".repeat(2 * SERIES_BYTES).into()), None);
     }
 }

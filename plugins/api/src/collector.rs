@@ -89,6 +89,10 @@ const SAMPLE_BYTES: usize = 120;
 const LOG_EVERY: i64 = 10 * crate::time::SECOND;
 /// Raw keys remembered per series allowed: unsorted or filtered forms need room too.
 const RAW_PER_SERIES: usize = 4;
+/// Bytes of series that an input may have, per series allowed.
+const SERIES_BYTES: usize = 1024;
+/// Bytes of raw keys remembered, per series allowed.
+const RAW_BYTES: usize = 512;
 /// Raw keys remembered at least.
 const RAW_MIN: usize = 4096;
 
@@ -153,6 +157,8 @@ struct Interner {
     raw: HashTable<RawKey>,
     arena: Vec<u8>,
     canonical: HashMap<Arc<Series>, u32, FixedState>,
+    /// Bytes of those.
+    canonical_bytes: usize,
     contexts: Vec<ContextParts>,
     context_ids: HashMap<String, Context, FixedState>,
     fields: HashMap<Box<[u8]>, Option<u16>, FixedState>,
@@ -223,6 +229,7 @@ impl Collector {
                 raw: HashTable::new(),
                 arena: Vec::new(),
                 canonical: HashMap::with_hasher(hasher()),
+                canonical_bytes: 0,
                 contexts: vec![ContextParts::default()],
                 context_ids: HashMap::with_hasher(hasher()),
                 fields: HashMap::with_hasher(hasher()),
@@ -363,19 +370,24 @@ impl Collector {
             let series = Arc::new(Series::new(&parts));
             if let Some(id) = interner.canonical.get(&series) {
                 SeriesId::Id(*id)
-            } else if interner.canonical.len() >= shape.series_max {
+            } else if interner.canonical.len() >= shape.series_max
+                || interner.canonical_bytes + series.size() > shape.series_max.saturating_mul(SERIES_BYTES)
+            {
+                // One with large tags takes the place of several.
                 SeriesId::Full
             } else {
                 let id = interner.canonical.len() as u32;
                 self.new_partitions.push(partition(shape, &series, context.partition.as_deref()));
                 self.new_series.push(Arc::clone(&series));
+                interner.canonical_bytes += series.size();
                 interner.canonical.insert(series, id);
                 SeriesId::Id(id)
             }
         };
         // A full table is looked at again next time, so it is not remembered; it costs its sender, not the others.
         if series != SeriesId::Full {
-            if interner.raw.len() >= (shape.series_max * RAW_PER_SERIES).max(RAW_MIN) || interner.arena.len() > (u32::MAX / 2) as usize {
+            let bytes_max = shape.series_max.saturating_mul(RAW_BYTES).clamp(RAW_MIN * RAW_BYTES, (u32::MAX / 2) as usize);
+            if interner.raw.len() >= (shape.series_max * RAW_PER_SERIES).max(RAW_MIN) || interner.arena.len() > bytes_max {
                 interner.raw.clear();
                 interner.arena.clear();
             }

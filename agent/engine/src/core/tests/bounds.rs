@@ -283,3 +283,28 @@ fn a_block_that_was_moved_is_delivered_after_a_crash_and_comes_first() {
         world.balances();
     }
 }
+
+#[test]
+fn a_series_past_the_table_costs_its_points_and_is_counted() {
+    let mut spec = spec();
+    spec.limits.series_max = 2;
+    let mut world = World::new(spec);
+    let mut batch = Batch { number: 1, read_at: world.now.steady, points: 3, ..Batch::default() };
+    batch.counts.read = 3;
+    batch.new_fields.push("v".into());
+    // The second by number of bytes, the fourth by their number.
+    for device in ["a".to_owned(), "x".repeat(5000), "b".to_owned(), "c".to_owned()] {
+        batch.new_series.push(Arc::new(Series::from_parts("m", &[("device", &device)])));
+        batch.new_partitions.push("p".into());
+    }
+    for series in [0, 1, 3] {
+        let time = world.now.wall;
+        batch.cells.push(Cell { series, field: 0, kind: Kind::Float as u8, flags: Cell::START, time, value: 0 });
+    }
+    world.step(Event::Batch { input: 0, batch });
+    world.commit();
+    let input = world.core.ledger().inputs[0].clone();
+    assert_eq!((input.recorded, input.counts.refused_series), (1, 2));
+    world.balances();
+    assert_eq!(world.drain(0).len(), 1);
+}
