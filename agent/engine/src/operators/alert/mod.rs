@@ -19,7 +19,7 @@ use weir_plugin_api::{Cell, Kind, Lane, Series, SeriesParts, Value};
 
 use self::{
     condition::Conditions,
-    state::{Axis, Memory, Transition},
+    state::{Axis, Memory, State, Transition},
 };
 use super::{
     Now, OperatorCounts, PointRef,
@@ -66,6 +66,9 @@ struct Group {
     memory: Memory,
 }
 
+/// Bytes of one.
+pub(super) const GROUP_BYTES: usize = size_of::<Group>();
+
 /// One `[[alerts]]` with its state.
 #[derive(Clone, Debug)]
 struct Alert {
@@ -75,6 +78,8 @@ struct Alert {
     groups: Vec<Group>,
     keys: HashMap<Arc<Series>, u32, FixedState>,
     counts: OperatorCounts,
+    /// When the table is full, no group in it can be forgotten before this event time.
+    full_until: i64,
 }
 
 /// Field ids of the fields that an alert's conditions read from raw points.
@@ -195,7 +200,7 @@ impl Alerts {
         let mut look = Look { time: point.time, axis, historical, clock: now.wall.is_some(), names, results, sums };
         for ((alert, ids), alert_spec) in alerts.iter_mut().zip(fields).zip(&spec.alerts).filter(|(_, s)| s.window.is_none()) {
             ids.find(alert_spec, table);
-            let Some(group) = alert.group(point.series as usize, source, spec) else { continue };
+            let Some(group) = alert.group(point.series as usize, source, spec, point.time) else { continue };
             let clears = alert_spec.clear.is_some() && alert.is_firing(group);
             let ids = if clears { &ids.clear } else { &ids.when };
             alert.look(alert_spec, group, &RawScope { cells: point.cells, text: point.text, ids, source }, &mut look);
@@ -220,7 +225,7 @@ impl Alerts {
         let Self { spec, alerts, names, sums, .. } = self;
         let mut look = Look { time: point.time, axis: Axis::Event, historical, clock: now.wall.is_some(), names, results, sums };
         for (alert, alert_spec) in alerts.iter_mut().zip(&spec.alerts).filter(|(_, s)| s.window == Some(point.window)) {
-            let Some(group) = alert.group(point.group as usize, point.series, spec) else { continue };
+            let Some(group) = alert.group(point.group as usize, point.series, spec, point.time) else { continue };
             let clear = alert_spec.clear.as_ref().filter(|_| alert.is_firing(group));
             let expr = clear.unwrap_or(&alert_spec.when);
             alert.look(alert_spec, group, &ResultScope { expr, point }, &mut look);
@@ -229,6 +234,7 @@ impl Alerts {
 
     /// The wall clock has moved by `delta`; times taken from it move along.
     pub fn shift_clock(&mut self, delta: i64) {
+        self.alerts.iter_mut().for_each(|alert| alert.full_until = i64::MIN);
         for group in self.alerts.iter_mut().flat_map(|a| &mut a.groups).filter(|g| g.memory.axis == Axis::Clock) {
             group.memory.shift(delta);
         }
@@ -351,6 +357,7 @@ impl Alert {
             groups: Vec::new(),
             keys: HashMap::with_hasher(FixedState::default()),
             counts: OperatorCounts::default(),
+            full_until: i64::MIN,
         }
     }
 
@@ -360,16 +367,16 @@ impl Alert {
 
     /// `None`: not for this alert. `Some(None)`: its table of groups is full.
     #[inline]
-    fn group(&mut self, source: usize, series: &Series, spec: &EngineSpec) -> Option<Option<u32>> {
+    fn group(&mut self, source: usize, series: &Series, spec: &EngineSpec, time: i64) -> Option<Option<u32>> {
         match self.sources.get(source) {
             Some(&DROPPED) => None,
             Some(group) if *group != UNKNOWN => Some(Some(*group)),
-            _ => self.resolve(source, series, spec),
+            _ => self.resolve(source, series, spec, time),
         }
     }
 
     #[cold]
-    fn resolve(&mut self, source: usize, series: &Series, spec: &EngineSpec) -> Option<Option<u32>> {
+    fn resolve(&mut self, source: usize, series: &Series, spec: &EngineSpec, time: i64) -> Option<Option<u32>> {
         if self.sources.len() <= source {
             self.sources.resize(source + 1, UNKNOWN);
         }
@@ -389,14 +396,40 @@ impl Alert {
         let key = Arc::new(Series::new(&parts));
         let group = match self.keys.get(&key) {
             Some(group) => *group,
-            None if self.groups.len() >= spec.limits.groups_max.min(GROUPS_MAX) => return Some(None),
+            None if self.groups.len() >= spec.limits.groups_max.min(GROUPS_MAX) => {
+                let Some(old) = self.forgotten(time, spec.time.group_ttl) else { return Some(None) };
+                self.keys.remove(&self.groups[old as usize].key);
+                self.sources.iter_mut().filter(|source| **source == old).for_each(|source| *source = UNKNOWN);
+                let group = self.new_group(Arc::clone(&key), spec, Memory::default());
+                self.groups[old as usize] = group;
+                self.keys.insert(key, old);
+                old
+            }
             None => self.add_group(key, spec, Memory::default()),
         };
         self.sources[source] = group;
         Some(Some(group))
     }
 
-    fn add_group(&mut self, key: Arc<Series>, spec: &EngineSpec, memory: Memory) -> u32 {
+    /// A group whose place another may have: silent for the time-to-live and nothing to remember of it, as it never fired. What did keeps its
+    /// number, which is the key of its transitions.
+    fn forgotten(&mut self, time: i64, ttl: i64) -> Option<u32> {
+        if time < self.full_until {
+            return None;
+        }
+        let mut earliest = i64::MAX;
+        for (id, memory) in self.groups.iter().map(|g| &g.memory).enumerate().filter(|(_, m)| m.n == 0 && m.axis != Axis::Stale) {
+            let end = memory.last.map_or(i64::MIN, |last| last.saturating_add(ttl));
+            if memory.state == State::Ok && end <= time {
+                return Some(id as u32);
+            }
+            earliest = earliest.min(end);
+        }
+        self.full_until = earliest;
+        None
+    }
+
+    fn new_group(&self, key: Arc<Series>, spec: &EngineSpec, memory: Memory) -> Group {
         let alert = &spec.alerts[self.index];
         let mut parts = key.to_parts();
         parts.measurement = "weir_alert".into();
@@ -411,9 +444,13 @@ impl Alert {
         parts.tag("severity", &alert.severity);
         let series = Arc::new(Series::new(&parts));
         let route = route::alerts_route(spec, &series) | alert.edge_actions;
+        Group { key, series, route, memory }
+    }
+
+    fn add_group(&mut self, key: Arc<Series>, spec: &EngineSpec, memory: Memory) -> u32 {
         let id = self.groups.len() as u32;
         self.keys.insert(Arc::clone(&key), id);
-        self.groups.push(Group { key, series, route, memory });
+        self.groups.push(self.new_group(key, spec, memory));
         id
     }
 }

@@ -147,3 +147,20 @@ fn the_table_of_groups_is_bounded() {
     world.batch(&["p m,d=a t=81 0", "p m,d=b t=81 0", "p m,d=b t=81 1"]);
     assert_eq!((alerts(&mut world).len(), world.counts("hot").overflow_groups), (1, 2));
 }
+
+#[test]
+fn a_group_that_never_fired_and_is_silent_for_its_time_to_live_gives_its_place_to_another() {
+    let mut s = spec(vec![], vec![alert("t > 80")]);
+    s.limits.groups_max = 2;
+    s.time.group_ttl = 2_000_000_000;
+    let mut world = World::new(s);
+    world.batch(&["p m,d=a t=81 0", "p m,d=b t=1 0"]);
+    world.batch(&["p m,d=c t=81 1"]);
+    assert_eq!(world.counts("hot").overflow_groups, 1, "nobody has been silent long enough");
+    world.batch(&["p m,d=c t=81 2"]);
+    assert_eq!(world.counts("hot").overflow_groups, 1);
+    // One that has fired is remembered by its number, and so never makes place.
+    world.batch(&["p m,d=b t=81 9"]);
+    assert_eq!(world.counts("hot").overflow_groups, 2);
+    assert_eq!(alerts(&mut world).len(), 2);
+}
