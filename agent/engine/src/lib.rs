@@ -8,6 +8,7 @@
 //! | [`series`] | the table of series and fields, shared by everything behind the journal |
 //! | [`results`] | what leaves: points in two lanes |
 //! | [`operators`] | windows and alerts: a pure state machine over records |
+//! | [`worst`] | the most memory it can come to take |
 //! | [`core`] | events in, effects out: commits, the gate, waiting results, checkpoints, the ledger |
 //!
 //! Architecture invariant: nothing here reads a clock, a file or a socket, draws a random number, uses the platform's maths or depends
@@ -20,3 +21,4 @@ pub mod record;
 pub mod results;
 pub mod series;
 pub mod spec;
+pub mod worst;

@@ -3,17 +3,16 @@
 mod against;
 #[cfg(test)]
 mod tests;
+mod worst;
 
-use std::{fmt::Write, path::PathBuf};
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
-use weir_engine::spec::{DedupSpec, Durability};
-use weir_plugin_api::{
-    Cell,
-    batch::{BATCH_CELLS, BATCH_TEXT},
-    options::Severity,
-    units::{format_duration, format_size},
-};
+use weir_engine::spec::Durability;
+use weir_plugin_api::{options::Severity, units::format_duration};
 
 use super::{ConfigArgs, DONE, FAILED, WRONG, print, show};
 use crate::config::{self, Config, System};
@@ -23,6 +22,9 @@ use crate::config::{self, Config, System};
 pub struct Check {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Memory the agent may have, such as "64MiB"; absent: `MemoryMax` of the installed unit, if it has one.
+    #[arg(long, value_name = "SIZE")]
+    memory_max: Option<String>,
     /// Say what would become of the state of the running agent, part by part, were it given this configuration.
     #[arg(long)]
     against_running: bool,
@@ -41,7 +43,19 @@ impl Check {
         match config::load(&(&self.config).into(), &environment) {
             Ok((config, warnings)) => {
                 show(&warnings);
-                print(&summary(&config, warnings.count(Severity::Warning)));
+                let limit = match worst::limit(self.memory_max.as_deref(), Path::new("/")) {
+                    Ok(limit) => limit,
+                    Err(reason) => {
+                        eprintln!("weir: {reason}");
+                        return WRONG;
+                    }
+                };
+                let worst = worst::parts(&config);
+                let over = worst::over(&worst, limit.as_ref());
+                if let Some(over) = &over {
+                    eprintln!("warning: {over}");
+                }
+                print(&summary(&config, warnings.count(Severity::Warning) + usize::from(over.is_some()), &worst));
                 self.compare(&config)
             }
             Err(report) => {
@@ -75,7 +89,7 @@ impl Check {
     }
 }
 
-fn summary(config: &Config, warnings: usize) -> String {
+fn summary(config: &Config, warnings: usize, worst: &[worst::Part]) -> String {
     let mut out = String::new();
     let mut line = |what: &str, names: Vec<&str>| {
         if !names.is_empty() {
@@ -100,17 +114,8 @@ fn summary(config: &Config, warnings: usize) -> String {
         Durability::None => "none",
     };
     let commit = format_duration(std::time::Duration::from_nanos(storage.commit_interval.unsigned_abs()));
-    let rings = config.inputs.len() * config.agent.ring_batches * (BATCH_CELLS * size_of::<Cell>() + BATCH_TEXT);
-    let dedup: usize = engine.inputs.iter().filter_map(|input| input.dedup.as_ref()).map(DedupSpec::memory_bytes_max).sum();
-    let memory = rings + dedup + engine.limits.results_waiting_bytes_max + engine.limits.held_bytes_max;
-    let disk = storage.journal_bytes_max + storage.outbox_bytes_max;
-    let _ = writeln!(
-        out,
-        "durability \"{durability}\", a commit at least every {commit} while readings come in, at most {} on disk",
-        format_size(disk)
-    );
-    let memory = format_size((memory as u64).next_multiple_of(1 << 20));
-    let _ = writeln!(out, "at most {memory} of memory for what is on its way and what waits");
+    let _ = writeln!(out, "durability \"{durability}\", a commit at least every {commit} while readings come in");
+    out.push_str(&worst::table(worst));
     let _ = writeln!(
         out,
         "ok, {}",

@@ -138,6 +138,15 @@ pub struct InputContext {
     pub drained: Stop,
 }
 
+/// What an input takes of memory at most beside its ring, for telling beforehand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InputMemory {
+    /// Buffers of connections, bodies and packets, bytes; `u64::MAX` when nothing bounds them.
+    pub buffers: u64,
+    /// Largest message, bytes: a batch in the ring may hold one.
+    pub message: u64,
+}
+
 /// An input that waits for its source. `run` is started again, after a back-off, when it returns an error.
 pub trait StreamingInput: Send {
     /// Whether the source has an end (standard input): only such streaming inputs can be used with `--once`.
@@ -149,6 +158,11 @@ pub trait StreamingInput: Send {
     /// while an output can't keep up. One that can't wait is read on, and what finds no room is counted.
     fn can_wait(&self) -> bool {
         false
+    }
+
+    /// What it takes at most beside its ring.
+    fn memory(&self) -> InputMemory {
+        InputMemory::default()
     }
 
     /// Reads until the source ends or a stop is requested.

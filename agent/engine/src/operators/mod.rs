@@ -52,8 +52,21 @@ use crate::{
     record::{BatchRecord, ClockQuality, Condition, Record, Stamp},
     results::Results,
     series::SeriesTable,
-    spec::EngineSpec,
+    spec::{Aggregate, EngineSpec},
 };
+
+/// Bytes of a window's group, its panes left out.
+pub const WINDOW_GROUP: usize = size_of::<window::group::Group>();
+/// Bytes of an alert's group.
+pub const ALERT_GROUP: usize = alert::GROUP_BYTES;
+
+/// Bytes at most of a pane with so many fields, and of what is remembered of its window once it was emitted.
+pub fn pane_bytes(aggregates: &[Aggregate], fields: usize) -> usize {
+    let layout = window::aggregate::Layout::new(aggregates);
+    let sketch = if layout.sketches { window::sketch::BYTES_MAX } else { 0 };
+    let own = size_of::<window::pane::Pane>() + size_of::<window::group::Emitted>();
+    own + fields * (2 * 8 * layout.stride + sketch + size_of::<window::pane::Ends>())
+}
 
 /// The clocks while a record is applied.
 #[derive(Clone, Copy, Debug)]

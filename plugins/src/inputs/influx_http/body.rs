@@ -27,7 +27,7 @@ use super::{
 /// taken as a whole or not at all.
 const PIECE: usize = 512 * 1024;
 /// Bytes of a body with a key: it is taken as a whole.
-const KEYED_MAX: usize = 4 * 1024 * 1024;
+pub(super) const KEYED_MAX: usize = 4 * 1024 * 1024;
 /// Packed bytes that are unpacked at once: what they can grow to stays small.
 const UNPACK: usize = 4 * 1024;
 

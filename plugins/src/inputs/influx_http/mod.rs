@@ -30,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use weir_plugin_api::{
     collector::Refusal,
     options::{Secret, Section},
-    plugin::{BoxFuture, InputContext, PluginError, Stop, StreamingInput},
+    plugin::{BoxFuture, InputContext, InputMemory, PluginError, Stop, StreamingInput},
     ring::Acknowledgements,
 };
 
@@ -156,6 +156,12 @@ impl Listener {
 impl StreamingInput for Listener {
     fn can_wait(&self) -> bool {
         true
+    }
+
+    fn memory(&self) -> InputMemory {
+        let (body, keyed) = (self.settings.body_max as u64, body::KEYED_MAX as u64);
+        // One of any size at a time, the others up to what a keyed one may have.
+        InputMemory { buffers: body + (BODIES_MAX as u64) * keyed.min(body), message: body }
     }
 
     fn run<'a>(&'a mut self, context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>> {

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, future::poll_fn, pin::pin, task::Poll, time::Du
 
 use weir_plugin_api::{
     collector::{Collector, Refusal},
-    plugin::{BoxFuture, Decoder, InputContext, PluginError, Stop, StreamingInput},
+    plugin::{BoxFuture, Decoder, InputContext, InputMemory, PluginError, Stop, StreamingInput},
     position::{MessageId, Position},
     ring::{Acknowledgements, Closed},
 };
@@ -207,6 +207,12 @@ impl StreamingInput for Consumer {
     fn can_wait(&self) -> bool {
         // The broker keeps what was not acknowledged, and nothing else.
         self.qos > 0
+    }
+
+    fn memory(&self) -> InputMemory {
+        let message = self.settings.packet_max as u64;
+        // One that is being read, one that is being taken apart.
+        InputMemory { buffers: message.saturating_mul(2), message }
     }
 
     fn run<'a>(&'a mut self, context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>> {

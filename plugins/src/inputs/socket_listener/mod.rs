@@ -10,7 +10,7 @@ use std::time::Duration;
 use weir_plugin_api::{
     Position,
     options::{Section, Size},
-    plugin::{AnyInput, BoxFuture, BuildContext, BuiltInput, Decoder, InputContext, InputEntry, PluginError, StreamingInput},
+    plugin::{AnyInput, BoxFuture, BuildContext, BuiltInput, Decoder, InputContext, InputEntry, InputMemory, PluginError, StreamingInput},
 };
 
 use self::{
@@ -161,6 +161,15 @@ impl StreamingInput for SocketListener {
     fn can_wait(&self) -> bool {
         // The system throws away datagrams nobody reads; a local socket's sender waits.
         !matches!(self.address, Address::Udp(..))
+    }
+
+    fn memory(&self) -> InputMemory {
+        let (message, connections) = (self.stream.message_max as u64, self.stream.connections_max as u64);
+        match self.address {
+            Address::Udp(..) => InputMemory { buffers: 1 << 17, message: 1 << 16 },
+            _ if connections == 0 => InputMemory { buffers: u64::MAX, message },
+            _ => InputMemory { buffers: connections.saturating_mul(message.saturating_mul(2)), message },
+        }
     }
 
     fn run<'a>(&'a mut self, context: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>> {

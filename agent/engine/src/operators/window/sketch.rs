@@ -8,6 +8,8 @@
 pub(crate) const EXACT_MAX: usize = 32;
 /// Buckets per sign; past it the two of least magnitude merge, as in the paper's section 2.2.
 const BUCKETS_MAX: usize = 2048;
+/// Bytes one takes at most: both signs, and room for as many again in each while it grows.
+pub(crate) const BYTES_MAX: usize = size_of::<Sketch>() + size_of::<Buckets>() + 2 * 2 * BUCKETS_MAX * size_of::<(i32, u64)>();
 /// Relative error.
 const ALPHA: f64 = 0.01;
 const GAMMA: f64 = (1.0 + ALPHA) / (1.0 - ALPHA);
