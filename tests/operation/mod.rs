@@ -1,5 +1,6 @@
 //! Running it: signals, reload, status, what is refused at start.
 
+mod bounds;
 mod delivery;
 mod overload;
 mod power_fail;
