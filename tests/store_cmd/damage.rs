@@ -153,6 +153,71 @@ fn a_damaged_outbox_is_named_alike_by_the_agent_and_by_the_commands() {
     damaged(&home, "deleted", &["outbox-1: the block of ", "is gone"], &["an outbox block is missing", "output http, "]);
 }
 
+/// splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % bound.max(1) as u64) as usize
+    }
+}
+
+/// Flips, zeroes, cuts or removes a few things of a copy; what, in words.
+fn rot(copy: &Path, seed: u64) -> String {
+    let mut random = Random(seed);
+    let mut injuries = Vec::new();
+    for _ in 0..=random.below(5) {
+        let files = contents(copy);
+        let Some((name, content)) = files.iter().nth(random.below(files.len())) else { break };
+        let used = content.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+        let (at, bit) = (random.below(used), random.below(8));
+        injuries.push(format!("{name} at {at}"));
+        match random.below(4) {
+            0 => fs::remove_file(copy.join(name)).expect("removed"),
+            1 => change(copy, name, |bytes| bytes.truncate(at)),
+            2 => change(copy, name, |bytes| bytes.iter_mut().skip(at / 4096 * 4096).take(4096).for_each(|b| *b = 0)),
+            _ => change(copy, name, |bytes| bytes.iter_mut().skip(at).take(1).for_each(|b| *b ^= 1 << bit)),
+        }
+    }
+    format!("seed {seed}: {}", injuries.join(", "))
+}
+
+/// `WEIR_DAMAGES=n` damages that many copies.
+#[test]
+fn an_agent_starts_on_whatever_is_damaged_and_goes_on() {
+    let count = std::env::var("WEIR_DAMAGES").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
+    let home = Home::new();
+    for seed in 0..count {
+        let name = format!("rot-{seed}");
+        let copy = home.copy(&name);
+        let what = rot(&copy, seed);
+        let before = contents(&copy);
+        for command in ["verify", "export", "ls", "cat"] {
+            let output = store(home.path(), &[command, &name]);
+            assert!(matches!(output.status.code(), Some(0..=2)), "{what}, {command}: {}", err(&output));
+            assert!(!err(&output).contains("panicked"), "{what}, {command}: {}", err(&output));
+        }
+        assert_eq!(contents(&copy), before, "{what}");
+        let life = home.path().join(format!("life-{name}"));
+        fs::create_dir(&life).expect("made");
+        fs::copy(home.path().join("in.lp"), life.join("in.lp")).expect("copied");
+        fs::rename(&copy, life.join("state")).expect("moved");
+        let agent = Agent::start(&life, &super::config(crate::support::free_port()));
+        let recorded = super::recorded(&agent);
+        let mut input = fs::OpenOptions::new().append(true).open(life.join("in.lp")).expect("the followed file");
+        std::io::Write::write_all(&mut input, lines(9000, 9010).as_bytes()).expect("appended");
+        eventually(&format!("it goes on, {what}"), || (super::recorded(&agent) > recorded).then_some(()));
+        let log = agent.log();
+        assert!(!log.contains("panicked") && !log.contains("storage failed"), "{what}: {log}");
+        agent.kill();
+        fs::remove_dir_all(&life).expect("removed");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
