@@ -197,4 +197,95 @@ mod tests {
         table.connected(true);
         assert!(again(&mut table), "after a crash");
     }
+
+    /// A broker with a window of [`WINDOW`], and an agent that dies now and then; numbers are drawn from a seed.
+    struct World {
+        seed: u64,
+        resume: Resume,
+        /// Number and id of what the broker has no acknowledgement for.
+        in_flight: VecDeque<(u32, u16)>,
+        next: u32,
+        /// How often each number was recorded.
+        recorded: Vec<u8>,
+    }
+
+    const WINDOW: usize = 1000;
+
+    /// What is recorded with a batch, its position, and what is acknowledged with it.
+    type Taken = (Vec<u32>, Position, Vec<u16>);
+
+    impl World {
+        fn below(&mut self, end: u64) -> u64 {
+            self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.seed >> 33) % end
+        }
+
+        /// One life: takes about so many messages, of which some are durable at its end, and of those some acknowledged.
+        fn live(&mut self, messages: u64) {
+            let mut table = Redelivery::new(&self.resume, WINDOW);
+            table.connected(true);
+            let mut repeated: VecDeque<(u32, u16)> = self.in_flight.clone();
+            let mut taken = 0;
+            let mut batches: VecDeque<Taken> = VecDeque::new();
+            while taken < messages {
+                let (mut numbers, mut positions, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+                for _ in 0..=self.below(250) {
+                    let (number, id, dup) = match repeated.pop_front() {
+                        Some((number, id)) => (number, id, true),
+                        None if self.in_flight.len() < WINDOW => {
+                            let (number, id) = (self.next, (self.next % 65_535 + 1) as u16);
+                            self.next += 1;
+                            self.in_flight.push_back((number, id));
+                            (number, id, false)
+                        }
+                        None => break,
+                    };
+                    taken += 1;
+                    let message = message(id, number % 7);
+                    ids.push(id);
+                    if dup && table.recognise(message) {
+                        continue;
+                    }
+                    table.remember(message);
+                    numbers.push(number);
+                    positions.push(message);
+                }
+                batches.push_back((numbers, table.position(positions), ids));
+                let waiting = self.below(4) as usize;
+                while batches.len() > waiting {
+                    let acknowledged = self.durable(&mut batches);
+                    self.in_flight.retain(|(_, id)| !acknowledged.contains(id));
+                }
+            }
+            // The last ones are durable, and their acknowledgements go under with the agent.
+            for _ in 0..self.below(4) {
+                if !batches.is_empty() {
+                    self.durable(&mut batches);
+                }
+            }
+        }
+
+        fn durable(&mut self, batches: &mut VecDeque<Taken>) -> Vec<u16> {
+            let (numbers, position, ids) = batches.pop_front().expect("one waits");
+            self.resume.apply(&position);
+            self.recorded.resize(self.next as usize, 0);
+            numbers.iter().for_each(|n| self.recorded[*n as usize] += 1);
+            ids
+        }
+    }
+
+    #[test]
+    fn every_message_is_recorded_once_through_many_lives_and_rounds_of_ids() {
+        for seed in 0..4 {
+            let resume = Resume::default();
+            let mut world = World { seed, resume, in_flight: VecDeque::new(), next: 0, recorded: Vec::new() };
+            for life in 0..100 {
+                let messages = world.below(4000);
+                world.live(messages);
+                let last = world.in_flight.iter().map(|(number, _)| *number).min().unwrap_or(world.next) as usize;
+                assert!(world.recorded.iter().take(last).all(|times| *times == 1), "seed {seed}, life {life}");
+                assert!(world.recorded.iter().all(|times| *times <= 1), "seed {seed}, life {life}");
+            }
+        }
+    }
 }
