@@ -72,7 +72,7 @@ pub struct Gateway {
     /// Readings may have passed that could not be taken without a hello: the device is asked for them after it.
     missed: bool,
     resend_wanted: bool,
-    /// Number after which a resend was asked for already, and when.
+    /// Number after which a resend was asked for since the last progress, and when.
     asked_after: Option<Taken>,
     asked_us: u64,
     counts: LinkCounts,
@@ -170,15 +170,16 @@ impl Gateway {
         if first > before + 1 {
             let here = Taken { nonce, sequence: before };
             // What was asked for may still be on its way behind this; or the question was lost.
-            if self.asked_after != Some(here) || now_us.saturating_sub(self.asked_us) >= ASK_AGAIN_US {
+            if self.asked_after.is_none() || now_us.saturating_sub(self.asked_us) >= ASK_AGAIN_US {
                 self.resend_wanted = true;
-                self.asked_after = Some(here);
                 self.asked_us = now_us;
+                self.asked_after = Some(here);
             }
             return Event::Early;
         }
         let new = last.saturating_sub(before);
         let duplicate = (last - first + 1) - new;
+        self.asked_after = None;
         self.first_new = before + 1;
         self.taken = Some(Taken { nonce, sequence: last.max(before) });
         self.counts.taken += new;
@@ -247,6 +248,37 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_is_missing_is_asked_for_again_when_the_question_was_lost() {
+        use crate::{
+            frame::{Field, FieldKind, Value},
+            link::{Device, Schema, Start},
+        };
+        let fields = [Field { name: "n", kind: FieldKind::Scaled(0) }];
+        let schema = Schema { device: "d", measurement: "m", fields: &fields };
+        let mut device = Device::<32, 1>::new(schema, Start::Nonce(5), Box::leak(Box::default())).expect("a schema that fits");
+        let (mut gateway, mut frame, mut asked) = (Gateway::new(None, 1), [0; WIRE_MAX], Vec::<u64, 32>::new());
+        // The first reading's frame and every question get lost; a reading comes each tenth of a second.
+        for tenth in 0..16 {
+            let now_us = tenth * 100_000;
+            device.push(now_us, &[Some(Value::Scaled(1))]).expect("the schema's value");
+            loop {
+                let len = device.poll(now_us, &mut frame);
+                if len == 0 {
+                    break;
+                }
+                let is_first_data = tenth == 0 && frame[2] == 2;
+                frame[..len].iter().filter(|_| !is_first_data).for_each(|byte| drop(gateway.push(*byte, now_us)));
+            }
+            while gateway.reply(now_us, &mut frame) > 0 {
+                if frame[2] == 5 {
+                    asked.push(tenth).expect("not so many");
+                }
+            }
+        }
+        assert_eq!(asked, [0, 5, 10, 15]);
+    }
 
     proptest! {
         #[test]

@@ -50,6 +50,8 @@ pub(super) struct Link {
     /// What the log has said about the device's sensors, and about its version.
     faults: Faults,
     said_version: Option<u8>,
+    /// Nonce and resets of the hello before.
+    row: Option<(u32, u64)>,
 }
 
 impl Link {
@@ -64,6 +66,7 @@ impl Link {
             out: Vec::new(),
             faults: Faults::default(),
             said_version: None,
+            row: None,
         }
     }
 
@@ -71,6 +74,7 @@ impl Link {
         if self.gateway.is_none() {
             let resume = context.resume.sequence.and_then(|(nonce, sequence)| Some((u32::try_from(nonce).ok()?, sequence)));
             self.durable = resume.map(|(nonce, sequence)| Place { nonce, sequence });
+            self.row = resume.map(|(nonce, _)| (nonce, u64::MAX));
             self.gateway = Some(Gateway::new(resume, clock_name(context.collector.clock().wall())));
         }
         if let Some(gateway) = &mut self.gateway {
@@ -159,11 +163,7 @@ impl Link {
             let Some(event) = gateway.push(*byte, micros(arrived)) else { continue };
             match event {
                 Event::Hello { new_boot, lost } => {
-                    if let Some(hello) = gateway.hello() {
-                        let (nonce, resets, dropped) = (hello.nonce, hello.resets, hello.dropped);
-                        let (held_back, refused) = (hello.held_back, hello.refused);
-                        tracing::debug!(device = hello.device, nonce, resets, dropped, held_back, refused, new_boot, "hello");
-                    }
+                    self.row = tell_hello(gateway, self.row, new_boot).or(self.row);
                     // A batch has one place: readings of the boot before go first.
                     if new_boot {
                         self.hand_over(collector).await?;
@@ -278,4 +278,18 @@ fn clock_name(wall: i64) -> u32 {
         Ok(id) => crc32c(&id),
         Err(_) => crc32c(&wall.to_le_bytes()),
     }
+}
+
+/// Tells the log of a hello; its nonce and resets.
+fn tell_hello(gateway: &Gateway, before: Option<(u32, u64)>, new_boot: bool) -> Option<(u32, u64)> {
+    let hello = gateway.hello()?;
+    let (device, nonce, resets, dropped) = (hello.device, hello.nonce, hello.resets, hello.dropped);
+    let (held_back, refused) = (hello.held_back, hello.refused);
+    tracing::debug!(device, nonce, resets, dropped, held_back, refused, new_boot, "hello");
+    if new_boot && before.is_some() {
+        tracing::warn!(device, "the device numbers its readings anew: those it had not sent before are lost, nobody can tell how many");
+    } else if before.is_some_and(|(_, before)| before < resets) {
+        tracing::info!(device, resets, "the device was reset");
+    }
+    Some((nonce, resets))
 }
