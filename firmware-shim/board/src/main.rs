@@ -81,7 +81,7 @@ impl World {
         let mut ground = self.ground.borrow_mut();
         ground.temperature = 200 + (phase % 100) as i16;
         // Every sixth second it loses its supply, in the middle of a conversion.
-        if phase % 60 == 30 && before_us / 100_000 != now_us / 100_000 {
+        if phase % 60 == 35 && before_us / 100_000 != now_us / 100_000 {
             ground.reset();
         }
         // The pin's time runs ahead while it is read, and waits for ours then.

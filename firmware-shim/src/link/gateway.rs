@@ -10,7 +10,7 @@ use crate::frame::{
 };
 
 /// While a reading is missing it is asked for again after that long, microseconds.
-const ASK_AGAIN_US: u64 = 500_000;
+const ASK_AGAIN_US: u64 = 200_000;
 
 /// What became of readings on the link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -277,7 +277,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(asked, [0, 5, 10, 15]);
+        assert_eq!(asked, [0, 2, 4, 6, 8, 10, 12, 14]);
     }
 
     proptest! {

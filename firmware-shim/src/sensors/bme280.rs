@@ -195,21 +195,20 @@ impl<B: I2c> Bme280<B> {
         self.get(REGISTER_DATA, &mut data)?;
         let twenty = |i: usize| u32::from(data[i]) << 12 | u32::from(data[i + 1]) << 4 | u32::from(data[i + 2]) >> 4;
         let (pressure, temperature, humidity) = (twenty(0), twenty(3), u32::from(data[6]) << 8 | u32::from(data[7]));
-        if temperature == SKIPPED {
-            // It was reset between: its settings are gone.
+        if temperature == SKIPPED && pressure == SKIPPED && humidity == SKIPPED_HUMIDITY {
+            // It was reset between: its settings are gone. One of them alone is a value like any other, of some 26 °C.
             return Err(Fault::PowerOn);
         }
         let fine = trim.fine(temperature);
-        let of = |is_skipped: bool, value: Option<i64>, range: core::ops::RangeInclusive<i64>| match value {
-            _ if is_skipped => Value::Fault(Fault::PowerOn),
+        let of = |value: Option<i64>, range: core::ops::RangeInclusive<i64>| match value {
             Some(value) if range.contains(&value) => Value::Scaled(value),
             _ => Value::Fault(Fault::OutOfRange),
         };
         let all = [
-            of(false, Some(i64::from(Trim::temperature(fine))), TEMPERATURE),
+            of(Some(i64::from(Trim::temperature(fine))), TEMPERATURE),
             // 256ths of a pascal to hundredths of a hectopascal, which are pascals.
-            of(pressure == SKIPPED, trim.pressure(pressure, fine).map(|p| (p + 128) >> 8), PRESSURE),
-            of(humidity == SKIPPED_HUMIDITY, Some(i64::from((trim.humidity(humidity, fine) * 100 + 512) >> 10)), HUMIDITY),
+            of(trim.pressure(pressure, fine).map(|p| (p + 128) >> 8), PRESSURE),
+            of(Some(i64::from((trim.humidity(humidity, fine) * 100 + 512) >> 10)), HUMIDITY),
         ];
         for (value, measured) in values.iter_mut().zip(all) {
             *value = Some(measured);

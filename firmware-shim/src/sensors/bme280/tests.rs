@@ -125,6 +125,15 @@ fn every_way_to_fail_has_its_name() {
 }
 
 #[test]
+fn a_temperature_whose_number_is_that_of_a_reset_is_no_fault() {
+    let chip = RefCell::new(Bme280Chip::default());
+    chip.borrow_mut().temperature = SKIPPED;
+    let mut driver = Bme280::new(SimBus(&chip), ADDRESS);
+    let values = measure(&chip, &mut driver).expect("a whole measurement");
+    assert!(values.iter().all(|value| matches!(value, Some(Value::Scaled(_)))), "{values:?}");
+}
+
+#[test]
 fn a_value_out_of_range_is_a_fault_of_its_field_alone() {
     let chip = RefCell::new(Bme280Chip::default());
     chip.borrow_mut().pressure = 900_000;
