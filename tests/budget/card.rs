@@ -180,7 +180,8 @@ pub fn card(rounds: u64, real: Duration) {
             day(what, far, settled, rounds.clamp(1, ROUNDS));
         }
     }
-    for options in ["noatime", "noatime,lazytime"] {
+    // A commit interval of a minute leaves what was synced as durable as it is: only the times of files wait. `lazytime` spares nothing here.
+    for options in ["noatime", "noatime,commit=60"] {
         in_real_time(options, &sink, real);
     }
 }
