@@ -5,7 +5,7 @@
 use weir_store::{BlockMeta, Files, Identity, OutboxBlock, Recovered, Store, StoreError, StoreOptions, memory::MemoryFiles};
 
 /// Directories that are damaged.
-const LIVES: u64 = 4000;
+const LIVES: u64 = 3000;
 
 /// splitmix64.
 struct Random(u64);
@@ -140,7 +140,7 @@ fn damage_to_one_block_costs_no_other() {
     for seed in 0..LIVES / 4 {
         let mut random = Random(seed);
         let (mut files, last, _) = lived(&mut random);
-        let name = files.list().unwrap().into_iter().filter(|n| n.starts_with("journal-")).next_back().unwrap();
+        let name = files.list().unwrap().into_iter().rfind(|n| n.starts_with("journal-")).unwrap();
         let content = files.read(&name).unwrap();
         let used = content.iter().rposition(|b| *b != 0).map_or(1, |last| last + 1);
         let at = random.below(used);
