@@ -25,6 +25,9 @@ use super::{edits::Order, sources::Taken, world};
 /// A result: where it belongs, and what it says.
 pub type Place = (Lane, Identity);
 
+/// Results and the outputs they are for.
+pub type Made = BTreeMap<Place, (String, u64)>;
+
 /// A block the core handed to the disk.
 #[derive(Clone, Debug)]
 struct Block {
@@ -139,7 +142,7 @@ impl Committed {
     ///
     /// # Errors
     /// When a record can't be read back.
-    pub fn results(&self, first: &Arc<EngineSpec>) -> Result<(BTreeMap<Place, (String, u64)>, Vec<bool>), String> {
+    pub fn results(&self, first: &Arc<EngineSpec>) -> Result<(Made, Vec<bool>), String> {
         let mut all = BTreeMap::new();
         let (mut spec, mut order) = (Arc::clone(first), Order::of(first, first));
         let mut table = SeriesTable::new(spec.limits.series_max);
@@ -202,12 +205,12 @@ impl Committed {
         if let Some(wrong) = wrong {
             return Err(wrong);
         }
-        for input in 0..world::INPUTS {
+        for (input, lost) in lost.iter().enumerate() {
             let mut times = vec![0; items];
             self.taken().filter(|t| t.input == input && t.fresh).for_each(|t| times[t.item] += 1);
             let may_miss = |item| {
                 let gone = || gone.iter().any(|t| (t.input, t.item) == (input, item));
-                world::kind(input) == world::Kind::Polled || lost[input].contains(&item) || gone()
+                world::kind(input) == world::Kind::Polled || lost.contains(&item) || gone()
             };
             if let Some(item) = (0..items).find(|item| times[*item] > 1 || times[*item] == 0 && !may_miss(*item)) {
                 return Err(format!("item {item} of input {input} was counted {} times", times[item]));
@@ -220,7 +223,7 @@ impl Committed {
     ///
     /// # Errors
     /// The first difference.
-    pub fn check_windows(&self, spec: &EngineSpec, results: &BTreeMap<Place, (String, u64)>) -> Result<(), String> {
+    pub fn check_windows(&self, spec: &EngineSpec, results: &Made) -> Result<(), String> {
         for (index, window) in spec.windows.iter().enumerate() {
             let name = window.name.clone();
             let mut naive = Reference::new(window.clone(), spec.time.clone());
