@@ -24,7 +24,7 @@ libfuzzer_sys::fuzz_target!(|choices: &[u8]| {
             device.push(now_us, &[Some(Value::Scaled(pushed))]).expect("the schema's value");
         }
         let harm = |frame: &mut [u8]| match choice >> 1 & 7 {
-            _ if step >= choices.len() => (0, frame.len()),
+            _ if step >= choices.len() || frame.is_empty() => (0, frame.len()),
             1 => (0, 0),
             2 => (0, frame.len() / 2),
             3 => (frame.len() / 2, frame.len()),
