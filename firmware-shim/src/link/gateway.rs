@@ -269,7 +269,9 @@ mod tests {
                     break;
                 }
                 let is_first_data = tenth == 0 && frame[2] == 2;
-                frame[..len].iter().filter(|_| !is_first_data).for_each(|byte| drop(gateway.push(*byte, now_us)));
+                for byte in frame[..len].iter().filter(|_| !is_first_data) {
+                    let _ = gateway.push(*byte, now_us);
+                }
             }
             while gateway.reply(now_us, &mut frame) > 0 {
                 if frame[2] == 5 {
