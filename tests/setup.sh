@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need, each thing once: Debian packages, Rust's libraries for microcontrollers, Java archives of Kafka and
 # QuestDB, cargo-deny.
-# Everything that is not a system package goes to ${WEIR_CACHE:-~/.cache/weir}.
+# With `cross` also what builds for other machines and emulates them. Everything that is not a system package goes to ${WEIR_CACHE:-~/.cache/weir}.
 set -euo pipefail
 
 cache=${WEIR_CACHE:-$HOME/.cache/weir}
@@ -13,6 +13,11 @@ firmware_packages=(qemu-system-arm)
 rustup target add "${firmware_targets[@]}" >/dev/null 2>&1 || firmware_packages+=(rustc-web cargo-web rust-web-src lld)
 
 packages=("${firmware_packages[@]}" gcc g++ make perl pkg-config curl ca-certificates openssl socat mosquitto mosquitto-clients influxdb kcat maven default-jre-headless python3-venv)
+# Builds for other machines, and the virtual one: cross compilers, emulators, and what makes a disk.
+[ "${1:-}" != cross ] || packages+=(
+  gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf g++-arm-linux-gnueabihf libc6-dev-armhf-cross
+  gcc-arm-linux-gnueabi libc6-dev-armel-cross qemu-user-static debootstrap e2fsprogs cpio kmod
+)
 sudo=""
 [ "$(id -u)" -eq 0 ] || sudo=sudo
 missing=()

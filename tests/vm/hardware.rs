@@ -1,0 +1,177 @@
+//! The service, its sandbox, GPIO lines, a serial port and a core that hangs: all in one machine, as each boot takes its time.
+
+use std::{fs::OpenOptions, io::Write, time::Duration};
+
+use super::{configure, install, machine::Machine};
+
+/// A line that follows the alert (5), and edges of the line the hypervisor drives (3), with this debounce.
+fn config(debounce: &str) -> String {
+    format!(
+        r#"
+[agent]
+  interval = "1s"
+  omit_hostname = true
+
+[status]
+  listen = "127.0.0.1:9273"
+
+[storage]
+  commit_interval = "20ms"
+
+[[inputs.gpio]]
+  chip = "/dev/gpiochip0"
+  publish_every = "1s"
+  [[inputs.gpio.line]]
+    offset = 3
+    name = "contact"
+    mode = "edge"
+    edge = "both"
+    debounce = "{debounce}"
+  [[inputs.gpio.line]]
+    offset = 2
+    name = "rest"
+
+[[inputs.serial]]
+  port = "/dev/ttyUSB0"
+  data_format = "influx"
+
+[[alerts]]
+  name = "hot"
+  namepass = ["boiler"]
+  when = "temperature > 80"
+  clear = "temperature < 70"
+  actions = ["siren"]
+
+[[actions.gpio]]
+  alias = "siren"
+  chip = "/dev/gpiochip0"
+  line = 5
+
+[[outputs.file]]
+  files = ["/var/lib/weir/out.lp"]
+"#
+    )
+}
+
+fn edges(out: &str) -> usize {
+    out.lines().filter(|l| l.contains("name=contact") && l.contains("edge=")).count()
+}
+
+#[test]
+fn the_installed_service_reads_and_drives_real_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = Machine::boot(folder.path(), &[]);
+    install(&machine);
+
+    // What the package says it does.
+    let groups = machine.run("id -nG weir");
+    for group in ["weir", "dialout", "gpio", "i2c"] {
+        assert!(groups.split_whitespace().any(|g| g == group), "{groups}");
+    }
+    assert_eq!(machine.run("stat -c '%U %a' /var/lib/weir").trim(), "weir 700");
+    assert_eq!(machine.run("stat -c '%G %a' /dev/gpiochip0").trim(), "gpio 660");
+    assert_eq!(machine.run("ps -o user= -C weir").trim(), "weir");
+    let security = machine.run("systemd-analyze security weir --no-pager | tail -1");
+    let score: f64 = security.split("weir.service: ").nth(1).and_then(|s| s.split(' ').next()).unwrap().parse().unwrap();
+    println!("systemd-analyze security: {score}");
+    assert!(score <= 2.0, "{security}");
+    println!("resident after installing: {}", machine.run("grep VmRSS /proc/$(pidof weir)/status").trim());
+
+    reads_levels_and_edges(&machine);
+    follows_an_alert(&machine);
+    tells_of_a_line_that_is_taken(&machine);
+    survives_an_adapter_that_is_pulled(&machine);
+    is_restarted_when_its_core_hangs(&machine);
+}
+
+fn reads_levels_and_edges(machine: &Machine) {
+    configure(machine, &config("20ms"));
+    machine.until("the level is read", "cat /var/lib/weir/out.lp", |out| out.contains("name=rest").then_some(()));
+    for presses in 1..=3 {
+        machine.press();
+        machine.until("both edges of the pulse are read", "cat /var/lib/weir/out.lp", |out| (edges(out) == presses * 2).then_some(()));
+    }
+    // A pulse of 100 ms is a bounce for a debounce of a second.
+    configure(machine, &config("1s"));
+    machine.until("it runs again", "systemctl is-active weir", |said| said.contains("active").then_some(()));
+    machine.press();
+    let levels = |out: &str| out.lines().filter(|l| l.contains("name=rest")).count();
+    let before = machine.run("cat /var/lib/weir/out.lp");
+    let after =
+        machine.until("some seconds pass", "cat /var/lib/weir/out.lp", |out| (levels(out) >= levels(&before) + 4).then(|| out.to_owned()));
+    assert_eq!(edges(&after), 6, "{after}");
+}
+
+fn follows_an_alert(machine: &Machine) {
+    let mut sensor = OpenOptions::new().write(true).open(machine.serial()).unwrap();
+    let level = |wanted: u8| {
+        machine.until("the line follows", "true", |_| (machine.driven(5).last() == Some(&wanted)).then_some(()));
+    };
+    machine.until("the port is open", "curl -sf http://127.0.0.1:9273/ready", |_| Some(()));
+    sensor.write_all(b"boiler temperature=91\n").unwrap();
+    level(1);
+    sensor.write_all(b"boiler temperature=60\n").unwrap();
+    level(0);
+    sensor.write_all(b"boiler temperature=95\n").unwrap();
+    level(1);
+    // Killed, it comes back and the level is still wanted; stopped, the line goes to its safe level.
+    machine.run("systemctl kill -s KILL weir");
+    machine.until("it is back", "systemctl show -p NRestarts --value weir; systemctl is-active weir", |said| {
+        said.contains("\nactive").then_some(())
+    });
+    level(1);
+    machine.run("systemctl stop weir");
+    level(0);
+    machine.run("systemctl start weir");
+    level(1);
+}
+
+fn tells_of_a_line_that_is_taken(machine: &Machine) {
+    machine.run("systemctl stop weir");
+    machine.run("systemd-run --unit=taker gpioset --mode=signal gpiochip0 5=0");
+    machine.until("the line is taken", "gpioinfo gpiochip0", |said| {
+        said.lines().any(|l| l.contains("line   5:") && l.contains("gpioset")).then_some(())
+    });
+    machine.run("systemctl start weir --no-block");
+    machine.until("the log names the line", "journalctl --no-pager -u weir -n 30", |said| {
+        said.lines().any(|l| l.contains("siren") && l.contains("busy")).then_some(())
+    });
+    // Given back, it is used without anybody's help.
+    machine.run("systemctl stop taker");
+    machine.until("the line is driven again", "true", |_| (machine.driven(5).last() == Some(&1)).then_some(()));
+}
+
+fn survives_an_adapter_that_is_pulled(machine: &Machine) {
+    machine.monitor("device_del usb0");
+    machine.until("the adapter is gone", "test ! -e /dev/ttyUSB0", |_| Some(()));
+    machine.monitor("device_add usb-serial,id=usb1,chardev=sensor,always-plugged=on");
+    machine.until("the adapter is back", "test -e /dev/ttyUSB0", |_| Some(()));
+    let sensor = OpenOptions::new().write(true).open(machine.serial()).unwrap();
+    machine.until("readings come again", "cat /var/lib/weir/out.lp", |out| {
+        sensor_says(&sensor);
+        out.contains("pressure=2").then_some(())
+    });
+}
+
+fn sensor_says(mut sensor: &std::fs::File) {
+    sensor.write_all(b"boiler pressure=2\n").unwrap();
+    std::thread::park_timeout(Duration::from_millis(200));
+}
+
+/// The thread is stopped by a debugger that is then stopped itself.
+fn is_restarted_when_its_core_hangs(machine: &Machine) {
+    machine.run("mkdir -p /etc/systemd/system/weir.service.d");
+    machine.put("/etc/systemd/system/weir.service.d/quick.conf", b"[Service]\nWatchdogSec=4s\n");
+    machine.run("systemctl daemon-reload; systemctl restart weir");
+    let before = machine.run("systemctl show -p NRestarts --value weir");
+    machine.run("pid=$(pidof weir); for t in /proc/$pid/task/*; do grep -qx core $t/comm && systemd-run --unit=debugger strace -qq -o /dev/null -p ${t##*/}; done; true");
+    machine.until("the debugger holds it", "systemctl is-active debugger", |said| said.contains("active").then_some(()));
+    machine.until("the thread is traced", "grep -h TracerPid /proc/$(pidof weir)/task/*/status", |said| {
+        said.lines().any(|l| !l.ends_with("\t0")).then_some(())
+    });
+    machine.run("systemctl kill -s STOP debugger");
+    machine.until("it is started again", "systemctl show -p NRestarts --value weir", |said| (said != before).then_some(()));
+    let why = machine.run("journalctl --no-pager -u weir | grep -i watchdog");
+    assert!(why.contains("Watchdog timeout"), "{why}");
+    machine.until("it runs", "systemctl is-active weir", |said| said.contains("active").then_some(()));
+}
