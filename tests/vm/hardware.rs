@@ -170,8 +170,9 @@ fn is_restarted_when_its_core_hangs(machine: &Machine) {
         said.lines().any(|l| !l.ends_with("\t0")).then_some(())
     });
     machine.run("systemctl kill -s STOP debugger");
+    machine.until("systemd notices", "journalctl --no-pager -u weir", |said| said.contains("Watchdog timeout").then_some(()));
+    // A thread whose debugger stands still can't even be killed; a core that hangs by itself can.
+    machine.run("systemctl kill -s KILL debugger");
     machine.until("it is started again", "systemctl show -p NRestarts --value weir", |said| (said != before).then_some(()));
-    let why = machine.run("journalctl --no-pager -u weir | grep -i watchdog");
-    assert!(why.contains("Watchdog timeout"), "{why}");
     machine.until("it runs", "systemctl is-active weir", |said| said.contains("active").then_some(()));
 }
