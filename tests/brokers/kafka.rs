@@ -17,7 +17,7 @@ use std::{
 
 use crate::support::{
     agent::Agent,
-    eventually,
+    bounded, eventually,
     mqtt::Publisher,
     servers::{self, Server},
 };
@@ -31,8 +31,8 @@ const START: u64 = 1_700_000_000_000_000_000;
 
 /// What a reader of committed messages finds in a topic, line by line.
 fn committed(port: u16, topic: &str) -> Vec<String> {
-    let arguments = ["-b", &format!("127.0.0.1:{port}"), "-X", "isolation.level=read_committed", "-C", "-t", topic];
-    let output = Command::new("kcat").args(arguments).args(["-o", "beginning", "-e", "-q"]).output().expect("kcat runs");
+    let arguments = ["kcat", "-b", &format!("127.0.0.1:{port}"), "-X", "isolation.level=read_committed", "-C", "-t", topic];
+    let output = bounded().args(arguments).args(["-o", "beginning", "-e", "-q"]).output().expect("kcat runs");
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 

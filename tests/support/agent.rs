@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::eventually;
+use super::{bounded, ended, eventually};
 
 /// A running agent in a directory of its own.
 pub struct Agent {
@@ -40,9 +40,22 @@ pub fn binary() -> Command {
     command
 }
 
+/// The same by a command that is given it and its arguments.
+fn executed_by(mut command: Command) -> Command {
+    let agent = binary();
+    command.arg(agent.get_program()).args(agent.get_args());
+    for (name, value) in agent.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
 /// Runs the binary to its end with these arguments in `directory`.
 pub fn run(directory: &Path, arguments: &[&str], input: &[u8]) -> Output {
-    let mut child = binary()
+    let mut child = executed_by(bounded())
         .args(arguments)
         .current_dir(directory)
         .stdin(Stdio::piped())
@@ -82,16 +95,9 @@ impl Agent {
 
     /// The same by a command that is given the agent's own and ends by executing it.
     pub fn spawn_under(directory: &Path, by: &[&str]) -> Self {
-        let agent = binary();
         let mut command = Command::new(by[0]);
-        command.args(&by[1..]).arg(agent.get_program()).args(agent.get_args());
-        for (name, value) in agent.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        Self::spawn_command(directory, command)
+        command.args(&by[1..]);
+        Self::spawn_command(directory, executed_by(command))
     }
 
     fn spawn_command(directory: &Path, mut command: Command) -> Self {
@@ -181,13 +187,13 @@ impl Agent {
 
     /// Its exit status, when it has come to its end.
     pub fn end(mut self) -> ExitStatus {
-        self.child.wait().expect("it ends")
+        ended(&mut self.child, "the agent")
     }
 
     /// SIGTERM, and its exit status.
     pub fn terminate(mut self) -> ExitStatus {
         self.signal("TERM");
-        self.child.wait().expect("it ends")
+        ended(&mut self.child, "the agent")
     }
 }
 

@@ -8,6 +8,7 @@ pub mod servers;
 
 use std::{
     net::TcpListener,
+    process::{Child, Command, ExitStatus},
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,18 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
         // The condition above is what is awaited; this only keeps the machine free meanwhile.
         std::thread::park_timeout(Duration::from_millis(15));
     }
+}
+
+/// The end of a process, which must come.
+pub fn ended(child: &mut Child, what: &str) -> ExitStatus {
+    eventually(&format!("{what} ends"), || child.try_wait().expect("its state"))
+}
+
+/// Runs the command its arguments name, and kills it when it does not end by itself: a reader of a topic has no end of its own while the broker is away.
+pub fn bounded() -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--signal", "KILL", &PATIENCE.as_secs().to_string()]);
+    command
 }
 
 /// A TCP port nobody uses right now.

@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::{eventually, free_port};
+use super::{bounded, ended, eventually, free_port};
 
 /// A server process.
 pub struct Server {
@@ -43,7 +43,7 @@ impl Server {
     /// SIGTERM, and waits for its end: a broker saves its sessions.
     pub fn stop(&mut self) {
         self.signal("TERM");
-        self.child.wait().expect("it is reaped");
+        ended(&mut self.child, "the server");
     }
 
     /// Starts it again on the same port and files.
@@ -165,12 +165,12 @@ pub fn kafka(directory: &Path) -> Server {
     format
         .args(["-cp", &class_path, "kafka.tools.StorageTool", "format", "--cluster-id", "AAAAAAAAQACAAAAAAAAAAQ", "--config"])
         .arg(&config);
-    assert!(quiet(&mut format, &log).wait().expect("the formatter ends").success(), "Kafka's storage is formatted: {}", log.display());
+    assert!(ended(&mut quiet(&mut format, &log), "the formatter").success(), "Kafka's storage is formatted: {}", log.display());
     let server = Server::new(port, move || {
         quiet(Command::new("java").args(["-Xms256m", "-Xmx512m", "-cp", &class_path, "kafka.Kafka"]).arg(&config), &log)
     });
     eventually("Kafka answers", || {
-        let answer = Command::new("kcat").args(["-b", &format!("127.0.0.1:{port}"), "-L", "-m", "1"]).output().ok()?;
+        let answer = bounded().args(["kcat", "-b", &format!("127.0.0.1:{port}"), "-L", "-m", "1"]).output().ok()?;
         answer.status.success().then_some(())
     });
     server
@@ -178,8 +178,8 @@ pub fn kafka(directory: &Path) -> Server {
 
 /// Everything in a topic, one line per record.
 pub fn kafka_read(port: u16, topic: &str) -> Vec<String> {
-    let output = Command::new("kcat")
-        .args(["-b", &format!("127.0.0.1:{port}"), "-C", "-t", topic, "-o", "beginning", "-e", "-q"])
+    let output = bounded()
+        .args(["kcat", "-b", &format!("127.0.0.1:{port}"), "-C", "-t", topic, "-o", "beginning", "-e", "-q"])
         .output()
         .expect("kcat runs");
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
