@@ -225,13 +225,9 @@ impl LaneQueue {
     /// Keeps a block that is, or will be, on its way to an output, so that it can be moved.
     pub fn keep(&mut self, chunk: &Arc<Chunk>) {
         let last = chunk.identity(chunk.len() - 1);
-        if self.is_on_its_way(chunk.identity(0), last) && self.kept.iter().all(|(kept, _)| *kept != last) {
+        if is_on_its_way(&self.stored, &self.cursors, last) && self.kept_chunk(last).is_none() {
             self.kept.push((last, Arc::clone(chunk)));
         }
-    }
-
-    fn is_on_its_way(&self, first: Identity, last: Identity) -> bool {
-        self.cursors.iter().any(|c| c.in_flight > 0 && c.sent >= first && c.done < last)
     }
 
     /// Blocks in front of the lane that nothing but an output's task needs, in segments that would be free without them or are gone: index in
@@ -242,12 +238,12 @@ impl LaneQueue {
         let front = self.stored.iter().enumerate().take(open);
         front
             .filter(|(_, b)| b.dropped || b.place.is_some_and(|p| p.segment < needed))
-            .filter_map(|(index, b)| self.kept_chunk(b).map(|chunk| (index, Arc::clone(chunk))))
+            .filter_map(|(index, b)| self.kept_chunk(b.last).map(|chunk| (index, Arc::clone(chunk))))
             .collect()
     }
 
-    fn kept_chunk(&self, block: &Stored) -> Option<&Arc<Chunk>> {
-        self.kept.iter().find(|(last, _)| *last == block.last).map(|(_, chunk)| chunk)
+    fn kept_chunk(&self, block: Identity) -> Option<&Arc<Chunk>> {
+        self.kept.iter().find(|(last, _)| *last == block).map(|(_, chunk)| chunk)
     }
 
     /// The lowest segment that holds something an output still needs; everything below it is free. What only tasks of `dead` outputs hold,
@@ -264,7 +260,7 @@ impl LaneQueue {
 
     fn can_be_dropped(&self, block: &Stored, dead: u64) -> bool {
         let mut holders = block.counts.iter().zip(&self.cursors).enumerate().filter(|(_, (count, c))| **count > 0 && c.done < block.last);
-        !self.can_be_given_up(block) && holders.all(|(index, _)| dead & 1 << index != 0) && self.kept_chunk(block).is_some()
+        !self.can_be_given_up(block) && holders.all(|(index, _)| dead & 1 << index != 0) && self.kept_chunk(block.last).is_some()
     }
 
     /// Bytes on disk of what an output has not been offered.
@@ -294,9 +290,7 @@ impl LaneQueue {
         let done = |last: Identity, counts: &[u32], cursors: &[Cursor]| {
             counts.iter().zip(cursors).all(|(count, cursor)| *count == 0 || cursor.done >= last)
         };
-        let mut kept = std::mem::take(&mut self.kept);
-        kept.retain(|(last, chunk)| self.is_on_its_way(chunk.identity(0), *last));
-        self.kept = kept;
+        self.kept.retain(|(last, _)| is_on_its_way(&self.stored, &self.cursors, *last));
         // What was given up lies behind what is on its way and must not wait for it.
         let gaps = self.cursors.iter().any(|c| !c.gaps.is_empty());
         if gaps {
@@ -337,6 +331,16 @@ impl LaneQueue {
         let stored = self.stored.iter().find(|b| b.last > done && b.counts.get(index).is_some_and(|c| *c > 0)).map(|b| b.observed);
         stored.or_else(|| self.held.iter().find(|h| h.last > done && h.counts[index] > 0).map(|h| h.observed))
     }
+}
+
+/// Whether an output's task has points of the block that ends so. Who holds something older passes over what is given up meanwhile without
+/// ever having had it: a block that has no points left for an output is not on its way there.
+fn is_on_its_way(stored: &VecDeque<Stored>, cursors: &[Cursor], last: Identity) -> bool {
+    let block = stored.iter().find(|b| b.last == last);
+    let has = |block: &Stored, (count, cursor): (&u32, &Cursor)| {
+        *count > 0 && cursor.in_flight > 0 && cursor.sent >= block.first && cursor.done < block.last
+    };
+    block.is_some_and(|block| block.counts.iter().zip(cursors).any(|holder| has(block, holder)))
 }
 
 /// Takes points that were given up off the counts of the blocks they were in: first from those that lie in the range, the rest from

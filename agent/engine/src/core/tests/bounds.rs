@@ -256,6 +256,31 @@ fn a_dead_destination_does_not_keep_the_files_of_what_was_given_up() {
 }
 
 #[test]
+fn a_block_given_up_while_a_living_output_has_it_is_not_kept_in_memory_for_a_dead_one() {
+    let (mut world, _) = spilled(spec());
+    // Offered and never settled: the destination is down.
+    let held = world.want(1);
+    let first = world.want(0);
+    world.delivered(0, &first);
+    for block in 1..10 {
+        let points = world.want(0);
+        assert_eq!(points.len(), 4);
+        // One byte too many: the oldest that can be given up is just what the living one has been offered.
+        let mut smaller = (*world.spec).clone();
+        smaller.storage.outbox_bytes_max = world.core.waiting.lanes[Lane::Results as usize].disk_bytes() - 1;
+        world.core.spec = Arc::new(smaller);
+        world.step(Event::Time);
+        assert_eq!(world.line(1).expired_bytes, block * 4);
+        world.delivered(0, &points);
+        let kept = world.core.waiting.lanes[Lane::Results as usize].kept.len();
+        assert_eq!(kept, 1, "the one that the dead output has, after {block} that were given up");
+    }
+    world.delivered(1, &held);
+    assert!(world.core.waiting.lanes[Lane::Results as usize].kept.is_empty());
+    world.balances();
+}
+
+#[test]
 fn a_block_that_was_moved_is_delivered_after_a_crash_and_comes_first() {
     for fails in [false, true] {
         let mut world = World::new(spec());
