@@ -244,12 +244,12 @@ impl Core {
     pub(super) fn bounds(&mut self, now: Now) {
         self.last_observed = self.clock.observed(now);
         let bytes: u64 = self.waiting.lanes.iter().map(super::waiting::LaneQueue::disk_bytes).sum();
-        let old = self.age_deadline().is_some_and(|at| at <= self.last_observed);
         let thins = self.spec.storage.on_full == OnFull::Downsample && self.failed.is_none();
         if bytes > self.spec.storage.outbox_bytes_max && !thins {
             self.give_up_oldest(now, |points| DeliveryCounts { expired_bytes: points, ..DeliveryCounts::default() });
-        } else if old {
-            self.give_up_oldest(now, |points| DeliveryCounts { expired_age: points, ..DeliveryCounts::default() });
+        }
+        if let Some((_, lane)) = self.age_deadline().filter(|(at, _)| *at <= self.last_observed) {
+            self.give_up_first(now, lane, |points| DeliveryCounts { expired_age: points, ..DeliveryCounts::default() });
         }
         // Nothing can be spilled to a dead disk.
         let all = u64::MAX;
@@ -260,25 +260,30 @@ impl Core {
         self.count_bounds(now);
     }
 
-    /// When the oldest block of the outbox reaches its age, observed axis.
-    pub(super) fn age_deadline(&self) -> Option<i64> {
+    /// When the oldest block of the outbox reaches its age, observed axis, and the lane it is in.
+    pub(super) fn age_deadline(&self) -> Option<(i64, Lane)> {
         let age = self.spec.storage.outbox_age_max;
-        let oldest = self.waiting.lanes.iter().filter_map(|l| l.stored.iter().find(|b| l.can_be_given_up(b))).map(|b| b.observed).min()?;
-        (age > 0).then(|| oldest.saturating_add(age))
+        let oldest = |lane: Lane| {
+            let queue = &self.waiting.lanes[lane as usize];
+            queue.stored.iter().find(|b| queue.can_be_given_up(b)).map(|b| (b.observed.saturating_add(age), lane))
+        };
+        Lane::ALL.into_iter().filter_map(oldest).min_by_key(|(at, _)| *at).filter(|_| age > 0)
     }
 
     /// Gives up the oldest block, results before alerts; whether there was one.
     pub(super) fn give_up_oldest(&mut self, now: Now, counts: impl Fn(u64) -> DeliveryCounts) -> bool {
-        for lane in [Lane::Results, Lane::Alerts] {
-            let queue = self.waiting.lane(lane);
-            queue.drop_done();
-            let Some(stored) = queue.stored.iter().find(|b| queue.can_be_given_up(b)).cloned() else { continue };
-            for output in 0..stored.counts.len() as u16 {
-                self.expire(now, output, lane, &stored, &counts);
-            }
-            return true;
+        [Lane::Results, Lane::Alerts].into_iter().any(|lane| self.give_up_first(now, lane, &counts))
+    }
+
+    /// Gives up the oldest block of a lane; whether there was one.
+    fn give_up_first(&mut self, now: Now, lane: Lane, counts: impl Fn(u64) -> DeliveryCounts) -> bool {
+        let queue = self.waiting.lane(lane);
+        queue.drop_done();
+        let Some(stored) = queue.stored.iter().find(|b| queue.can_be_given_up(b)).cloned() else { return false };
+        for output in 0..stored.counts.len() as u16 {
+            self.expire(now, output, lane, &stored, &counts);
         }
-        false
+        true
     }
 
     /// Gives up the oldest segment of results that one of these outputs still needs, for them alone; how many points that were. Alerts stay.

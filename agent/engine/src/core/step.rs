@@ -466,7 +466,7 @@ impl Core {
         let operators = self.operators.next_deadline().map_or(i64::MAX, |at| self.clock.steady_at(at));
         let commit = if self.commit.in_flight.len() < 2 { self.commit.due.unwrap_or(i64::MAX) } else { i64::MAX };
         let sync = self.commit.sync_due.unwrap_or(i64::MAX);
-        let age = self.age_deadline().map_or(i64::MAX, |at| self.clock.steady_at(at));
+        let age = self.age_deadline().map_or(i64::MAX, |(at, _)| self.clock.steady_at(at));
         let calm = self.calm_deadline().map_or(i64::MAX, |at| self.clock.steady_at(at));
         // What is due already and could not be done waits for an answer from the disk, not for time; a millisecond is no busy loop.
         let earliest =

@@ -180,6 +180,31 @@ fn an_old_outbox_is_given_up_by_age() {
 }
 
 #[test]
+fn an_alert_that_is_too_old_goes_before_results_that_are_not() {
+    let mut spec = spec();
+    spec.storage.outbox_age_max = 3600 * S;
+    spec.limits.results_waiting_bytes_max = 1 << 30;
+    let mut world = World::new(spec);
+    world.take(&[101.0]);
+    for output in 0..2 {
+        let result = world.want(output);
+        world.delivered(output, &result);
+    }
+    world.checkpoint();
+    world.pass(1800 * S);
+    world.take(&[102.0]);
+    world.checkpoint();
+    world.pass(1801 * S);
+    for _ in 0..20 {
+        world.step(Event::Time);
+    }
+    let alerts = world.core.waiting.lanes[Lane::Alerts as usize].cursors[0].outstanding;
+    assert_eq!((world.line(0).expired_age, alerts), (1, 0), "the alert, half an hour older than the result");
+    assert_eq!(world.drain(0), [102.0]);
+    world.balances();
+}
+
+#[test]
 fn an_outputs_own_bound_drops_its_oldest_and_nobody_elses() {
     let mut spec = spec();
     spec.outputs[1].waiting_points_max = 10;
