@@ -207,6 +207,16 @@ impl Plan {
         }
     }
 
+    /// The command that lives this life again, unless a bug is planted in it.
+    pub fn repeat(&self) -> String {
+        let (effect, test) = match self.death {
+            Death::At(effect) => (format!(" WEIR_SIM_EFFECT={effect}"), "a_death"),
+            _ => (String::new(), "what_was"),
+        };
+        let planted = if self.bug.is_some() { " (with a bug planted)" } else { "" };
+        format!("WEIR_SIM_SEED={}{effect} cargo test -p weir --test sim {test}{planted}", self.seed)
+    }
+
     /// The configuration.
     pub fn spec(&self, random: &mut Random) -> EngineSpec {
         let mut spec = world::spec(self.durability);

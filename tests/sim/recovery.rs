@@ -253,7 +253,9 @@ impl Simulator {
         // Blocks that found the journal full are in the checkpoint alone, and go with it.
         let unjournaled = lost.iter().filter(|(first, count)| only_in_checkpoints(*first, *count)).count();
         let [tail, middle] = self.committed.recovered(ledger.records, &lost)?;
-        let promised = self.unsafe_since.take().unwrap_or(self.promised);
+        // Results of what was never on the disk may have left then, even where no batch was lost: those of a deadline, or of the end.
+        let unsafe_since = self.unsafe_since.take();
+        let promised = unsafe_since.unwrap_or(self.promised);
         let broken = tail.iter().filter(|block| block.iter().any(|t| t.number <= promised)).count();
         let weak = self.is_weak(death.cut);
         self.check_weakness(weak, &ledger, death, oldest)?;
@@ -274,7 +276,7 @@ impl Simulator {
         if self.lost.1 > self.injury_blocks * UNNAMED_MAX {
             return Err(format!("batches up to {promised} were promised, of {tail:?} nothing is left"));
         }
-        if acknowledged > 0 || weak || !middle.is_empty() {
+        if acknowledged > 0 || weak || !middle.is_empty() || unsafe_since.is_some() {
             self.note_disturbance(lost.iter().map(|l| l.0).chain([ledger.records + 1]).min().unwrap_or(0), death.before);
         }
         self.unbalanced |= broken > 0 && !weak || !middle.is_empty();

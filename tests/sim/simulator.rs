@@ -20,11 +20,10 @@ use super::{
     plan::{Bug, Death, Plan, Trouble, WIDE},
     sinks::{Answer, Sink},
     sources::{Source, Taken},
+    watch::Watch,
     world::{EPOCH, INPUTS, Random, Readings},
 };
 
-/// Steps after which a run that has not come to rest never will.
-const STEPS_MAX: usize = 100_000;
 /// Seconds a clock steps by at most.
 const CLOCK_STEP: u64 = 8000;
 
@@ -189,12 +188,11 @@ pub struct Simulator {
 /// # Errors
 /// What did not hold, in words.
 pub fn live(plan: Plan) -> Result<Seen, String> {
+    let watch = Watch::over(plan);
     let mut simulator = Simulator::new(plan)?;
     while !simulator.is_at_rest() {
-        if simulator.seen.steps > STEPS_MAX {
-            return Err(format!("does not come to rest: {:#?}", simulator.core.ledger()));
-        }
         simulator.seen.steps += 1;
+        watch.check(simulator.seen.steps).map_err(|e| format!("{e}: {:#?}", simulator.core.ledger()))?;
         let acted = if simulator.is_dead() { simulator.recover() } else { simulator.act() };
         acted.map_err(|e| format!("step {}: {e}", simulator.seen.steps))?;
     }

@@ -383,3 +383,18 @@ fn two_windows_take_the_same_point() {
     assert_eq!(world.take(), ["m t_count=1i,t_sum=1 0", "m t_count=1i,t_sum=2 10", "m t_count=2i,t_sum=3 0"]);
     assert_eq!(world.operators.counts().taken, 3);
 }
+
+#[test]
+fn a_point_at_the_end_of_all_time_closes_its_window_once() {
+    // The last nanosecond there is begins a pane of this alignment.
+    let last = WindowSpec { align: i64::MAX % (10 * S), allowed_lateness: S, ..window() };
+    let mut spec = spec(vec![last], vec![]);
+    spec.time.future_skew_max = i64::MAX;
+    let mut world = World::new(spec);
+    world.batch(&["p m t=1 1e12"]);
+    world.finish();
+    assert_eq!(world.take().len(), 1);
+    world.batch(&["p m t=2 1e12"]);
+    world.tick(100);
+    assert!(world.take().len() <= 1);
+}

@@ -55,7 +55,9 @@ impl WindowOperator {
                 break;
             }
             self.emit(group, start, Cause::First, out);
-            from = start.saturating_add(grid.every);
+            // No window follows the last one of all time.
+            let Some(next) = start.checked_add(grid.every) else { break };
+            from = next;
         }
         self.groups[group as usize].watermark = watermark;
         self.release(group, out);
@@ -94,7 +96,8 @@ impl WindowOperator {
             if !known {
                 self.emit(group, start, Cause::Early, out);
             }
-            from = start.saturating_add(grid.every);
+            let Some(next) = start.checked_add(grid.every) else { break };
+            from = next;
         }
     }
 
@@ -116,7 +119,8 @@ impl WindowOperator {
                 let wait = if emitted.revision.is_some() { self.spec.windows[self.index].reemit_every.max(0) } else { 0 };
                 self.reemit = self.reemit.min(emitted.observed.saturating_add(wait));
             }
-            start = start.saturating_add(grid.every);
+            let Some(next) = start.checked_add(grid.every) else { break };
+            start = next;
         }
         if !state.listed && state.emitted.iter().any(|e| e.dirty) {
             state.listed = true;

@@ -1,0 +1,75 @@
+//! No life goes on for ever: one that takes too many steps or too long fails with its seed, and where a single step does not return, which
+//! nobody can fail from within, the process ends after saying which life it was.
+
+use std::{
+    io::Write,
+    sync::mpsc::{RecvTimeoutError, Sender, channel},
+    time::{Duration, Instant},
+};
+
+use super::plan::Plan;
+
+/// Steps after which a life that has not come to rest never will.
+const STEPS_MAX: usize = 100_000;
+/// A life takes a second or two.
+const LIFE_MAX: Duration = Duration::from_secs(60);
+/// Between two steps its time is looked at; a step takes less than a millisecond.
+const STEP_MAX: Duration = Duration::from_secs(60);
+
+/// Looks at a life from outside until it is dropped.
+pub struct Watch {
+    begun: Instant,
+    /// Closed at the end of the life: so its watcher knows.
+    _alive: Sender<()>,
+}
+
+impl Watch {
+    /// Watches a life that begins.
+    pub fn over(plan: Plan) -> Self {
+        let (alive, ended) = channel::<()>();
+        std::thread::spawn(move || {
+            if ended.recv_timeout(LIFE_MAX + STEP_MAX) == Err(RecvTimeoutError::Timeout) {
+                // Past what the harness captures, as nothing will be printed by it any more.
+                let _ = writeln!(std::io::stderr(), "a step of this life never ends: {plan:?}\nrepeat it with: {}", plan.repeat());
+                std::process::abort();
+            }
+        });
+        Self { begun: Instant::now(), _alive: alive }
+    }
+
+    /// Whether it may take another step.
+    ///
+    /// # Errors
+    /// When it took too many, or too long.
+    pub fn check(&self, steps: usize) -> Result<(), String> {
+        if steps > STEPS_MAX {
+            return Err(format!("does not come to rest within {STEPS_MAX} steps"));
+        }
+        // Reading the clock costs as much as a step, nearly.
+        if steps.is_multiple_of(256) && self.begun.elapsed() > LIFE_MAX {
+            return Err(format!("does not come to rest within {LIFE_MAX:?}, after {steps} steps"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_of_too_many_steps_fails() {
+        let watch = Watch::over(Plan::of(0));
+        assert_eq!(watch.check(STEPS_MAX), Ok(()));
+        assert!(watch.check(STEPS_MAX + 1).is_err());
+    }
+
+    #[test]
+    fn a_life_of_too_long_fails() {
+        let Watch { _alive, .. } = Watch::over(Plan::of(0));
+        let begun = Instant::now().checked_sub(LIFE_MAX + Duration::from_secs(1)).expect("the machine is up for longer");
+        let old = Watch { begun, _alive };
+        assert_eq!(old.check(1), Ok(()), "looked at now and then");
+        assert!(old.check(256).is_err());
+    }
+}
