@@ -3,7 +3,10 @@
 
 use weir_engine::{operators::expr::Expr, spec::EngineSpec};
 
-use super::world::{MS, Random};
+use super::{
+    plan::{self, DEDUPS, Plan},
+    world::{self, MS, Random},
+};
 
 /// Where inputs and outputs of a configuration stood in the first one.
 #[derive(Clone, Debug)]
@@ -52,10 +55,11 @@ impl Order {
 }
 
 /// Another configuration: one or two things are not as they were.
-pub fn edit(spec: &EngineSpec, random: &mut Random) -> EngineSpec {
+pub fn edit(spec: &EngineSpec, plan: &Plan, random: &mut Random) -> EngineSpec {
     let mut spec = spec.clone();
+    let kinds: Vec<u64> = (0..8).chain(plan.dedup.then_some(8)).collect();
     for _ in 0..=random.below(2) {
-        match random.below(8) {
+        match kinds[random.below(kinds.len() as u64) as usize] {
             // Edge actions stay behind the outputs.
             0 => spec.outputs[..3].rotate_left(1),
             1 => spec.inputs.rotate_left(1),
@@ -69,6 +73,11 @@ pub fn edit(spec: &EngineSpec, random: &mut Random) -> EngineSpec {
                 spec.alerts[0].when = Expr::parse(["a > 80", "a > 70"][random.below(2) as usize]).expect("a condition");
             }
             6 => (spec.alerts[0].keep, spec.alerts[0].for_) = (random.below(300) as i64 * MS, random.below(2) as i64 * 100 * MS),
+            8 => {
+                let inputs = spec.inputs.iter_mut().filter(|i| DEDUPS.iter().any(|d| i.name == world::input_name(*d)));
+                // One that has none forgets.
+                inputs.for_each(|input| input.dedup = if random.once_in(4) { None } else { Some(plan::dedup(random)) });
+            }
             _ => spec.storage.commit_interval = (5 + random.below(40) as i64) * MS,
         }
     }

@@ -12,9 +12,11 @@
 //! | `world`, `sources`, `sinks` | readings, where they come from, where results go |
 //! | `disk`, `files` | the disk thread, and files that die in the middle |
 //! | `oracle`, `naive` | what the committed records mean, by the operators in one go and once more naively |
+//! | `dedup` | what is recognised because it is remembered, naively |
 //! | `planted` | bugs that must be found |
 //! | `watch` | no life goes on for ever |
 
+mod dedup;
 mod disk;
 mod edits;
 mod files;
@@ -34,10 +36,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use plan::{Death, Plan, WIDE};
+use plan::{Death, Plan, WIDE, WIDEST};
 use simulator::{Seen, live};
 
-/// Seeds of an ordinary test run, of plain lives and of such that mix everything: a million steps and more.
+/// Seeds of an ordinary test run, of plain lives, of such that mix everything these have, and of such that have all there is: a million steps
+/// and more.
 const SEEDS: u64 = 40;
 
 /// Seeds that found something beyond the ordinary ones: a segment of the outbox that was begun anew after it was freed, a simulator that acted
@@ -49,6 +52,9 @@ const FOUND: &[u64] = &[587, 440, 100, 122, 160, 14, 25, 323];
 /// what was sent; results of the end that left while the disk was dead, and no batch was lost with it.
 const FOUND_WIDE: &[u64] =
     &[1007, 1015, 1031, 1035, 1882475464753388, 1882475464754461, 1882477291372608, 1882475464754974, 1882475464755875, 1882487884087547];
+
+/// The same among lives that have all there is.
+const FOUND_WIDEST: &[u64] = &[];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -92,15 +98,16 @@ fn what_was_promised_survives_and_every_result_arrives() {
     }
     if let Some(minutes) = number("WEIR_SIM_MINUTES") {
         let end = Instant::now() + Duration::from_secs(60 * minutes);
-        let first = std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs() << 20);
+        let first = WIDEST + std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs() << 20);
         run((first..).take_while(|_| Instant::now() < end).map(Plan::of));
         return;
     }
     let count = number("WEIR_SIM_SEEDS").unwrap_or(SEEDS);
     let seeds = (0..count).chain(FOUND.iter().copied()).chain(WIDE..WIDE + count).chain(FOUND_WIDE.iter().copied());
+    let seeds = seeds.chain(WIDEST..WIDEST + count).chain(FOUND_WIDEST.iter().copied());
     let (lives, all) = run(seeds.map(Plan::of));
     if count >= SEEDS {
-        let often = [all.crashes, all.outbox_reads, all.digests, all.repeated, all.recognised, all.transitions];
+        let often = [all.crashes, all.outbox_reads, all.digests, all.repeated, all.recognised, all.transitions, all.deduped];
         let seldom = [all.damages, all.failures, all.expired, all.edits, all.weak_losses, all.unsafe_batches];
         assert!(
             all.steps >= 1_000_000 && often.iter().all(|times| *times > lives) && seldom.iter().all(|times| *times > 0),

@@ -20,7 +20,11 @@ use weir_engine::{
 };
 use weir_plugin_api::{Chunk, Identity, Lane, Value};
 
-use super::{edits::Order, sources::Taken, world};
+use super::{
+    edits::Order,
+    sources::Taken,
+    world::{self, Readings},
+};
 
 /// A result: where it belongs, and what it says.
 pub type Place = (Lane, Identity);
@@ -190,14 +194,22 @@ impl Committed {
     ///
     /// # Errors
     /// What was counted twice or not at all.
-    pub fn check_items(&self, spec: &EngineSpec, items: usize, gone: &[Taken], lost: &[&BTreeSet<usize>]) -> Result<(), String> {
+    pub fn check_items(
+        &self,
+        spec: &EngineSpec,
+        readings: Readings,
+        items: usize,
+        gone: &[Taken],
+        lost: &[&BTreeSet<usize>],
+    ) -> Result<(), String> {
         let mut taken = self.taken();
         let mut wrong = None;
         self.each(spec, |sequence, _, record, _| {
             let Record::Batch(batch) = record else { return };
             let expected = taken.next();
-            let same = expected
-                .is_some_and(|t| t.input == usize::from(batch.input) && t.read == batch.counts.read && t.fresh == (batch.points > 0));
+            let input = usize::from(batch.input);
+            let fresh = |t: &Taken| t.fresh == (batch.points > 0) || readings.leaves_to_dedup(input);
+            let same = expected.is_some_and(|t| t.input == input && t.read == batch.counts.read && fresh(t));
             if !same && wrong.is_none() {
                 wrong = Some(format!("record {sequence} of input {} is not {expected:?}", batch.input));
             }
@@ -205,7 +217,7 @@ impl Committed {
         if let Some(wrong) = wrong {
             return Err(wrong);
         }
-        for (input, lost) in lost.iter().enumerate() {
+        for (input, lost) in lost.iter().enumerate().filter(|(input, _)| !readings.leaves_to_dedup(*input)) {
             let mut times = vec![0; items];
             self.taken().filter(|t| t.input == input && t.fresh).for_each(|t| times[t.item] += 1);
             let may_miss = |item| {

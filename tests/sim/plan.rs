@@ -1,11 +1,15 @@
 //! What a life is like: everything a seed decides beforehand, and what a planted bug adds.
 
-use weir_engine::spec::{Durability, EngineSpec, OnStorageFailure};
+use weir_engine::spec::{DedupSpec, Durability, EngineSpec, OnStorageFailure};
 
 use super::world::{self, MS, Random};
 
-/// From this seed on lives mix everything.
+/// From this seed on lives mix everything that the first ones have apart.
 pub const WIDE: u64 = 1000;
+/// From this seed on they have what came later too: earlier seeds keep the lives they found something in.
+pub const WIDEST: u64 = 1 << 52;
+/// Inputs that recognise by `dedup` what comes again, in lives that have it.
+pub const DEDUPS: [usize; 2] = [3, 5];
 
 /// A bug that is put between the core, the store, the sources and the outputs, so that it is seen whether anybody notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +52,8 @@ pub enum Bug {
     SessionKept,
     /// The sync of an interval never comes.
     IntervalNotSynced,
+    /// What `dedup` has seen is forgotten with a restart.
+    SeenForgotten,
 }
 
 /// Which faults occur, next to crashes.
@@ -113,12 +119,24 @@ pub struct Plan {
     pub slow: bool,
     /// It dies seldom.
     pub calm: bool,
+    /// Two inputs whose sources repeat themselves recognise it by `dedup` alone.
+    pub dedup: bool,
 }
 
 impl Plan {
-    /// What the seed says: one of the plain lives that the first seeds stand for, from [`WIDE`] on any mixture.
+    /// What the seed says: one of the plain lives that the first seeds stand for, from [`WIDE`] on any mixture of these, from [`WIDEST`] on of
+    /// all there is.
     pub fn of(seed: u64) -> Self {
-        if seed >= WIDE { Self::wide(seed) } else { Self::plain(seed) }
+        match seed {
+            WIDEST.. => Self::widest(seed),
+            WIDE.. => Self::wide(seed),
+            _ => Self::plain(seed),
+        }
+    }
+
+    fn widest(seed: u64) -> Self {
+        let mut random = Random(seed ^ 0x1405_7b7e_f767_814f);
+        Self { dedup: random.once_in(2), ..Self::wide(seed) }
     }
 
     fn wide(seed: u64) -> Self {
@@ -173,6 +191,7 @@ impl Plan {
             short_groups: false,
             slow: false,
             calm: false,
+            dedup: false,
         }
     }
 
@@ -188,6 +207,7 @@ impl Plan {
             Bug::SessionKept => Self { forgetful: true, batches: 120, ..plain },
             Bug::IntervalNotSynced => Self { durability: Durability::Crash, calm: true, ..plain },
             Bug::ReleasedEarly => Self { slow: true, ..plain },
+            Bug::SeenForgotten => Self { dedup: true, ..plain },
             _ => plain,
         }
     }
@@ -235,6 +255,11 @@ impl Plan {
             spec.storage.outbox_age_max = [2000 * MS, 3_600_000 * MS][random.below(2) as usize];
             spec.outputs[1].waiting_points_max = 100;
         }
+        // Not of `random`: the lives of earlier seeds go by what it says.
+        let mut other = Random(self.seed ^ 0x9fb2_1c65_1e98_df25);
+        for input in DEDUPS.into_iter().filter(|_| self.dedup) {
+            spec.inputs[input].dedup = Some(dedup(&mut other));
+        }
         spec
     }
 
@@ -252,6 +277,12 @@ impl Plan {
     pub fn may_complain(&self) -> bool {
         matches!(self.trouble, Trouble::DiskErrors | Trouble::DiskFull | Trouble::Flips | Trouble::Damage)
     }
+}
+
+/// What an input may remember: all there is, mostly; else not for as long as sources repeat themselves, or not as much.
+pub fn dedup(random: &mut Random) -> DedupSpec {
+    let within = [3_600_000, 3_600_000, 3_600_000, 800][random.below(4) as usize] * MS;
+    DedupSpec { within, entries_max: [1 << 20, 1 << 20, 1 << 20, 40][random.below(4) as usize] }
 }
 
 /// What rots behind the back of an output that knows its place is taken for delivered.

@@ -109,3 +109,8 @@ fn a_lost_session_that_goes_unnoticed_is_found() {
 fn an_interval_without_a_sync_is_found() {
     found(Bug::IntervalNotSynced);
 }
+
+#[test]
+fn a_dedup_that_forgets_with_a_restart_is_found() {
+    found(Bug::SeenForgotten);
+}

@@ -174,7 +174,7 @@ impl Simulator {
         let outbox: Vec<_> = outbox.iter().map(core_found).collect();
         if self.plan.edits && self.other.once_in(4) {
             self.seen.edits += 1;
-            self.spec = Arc::new(edits::edit(&self.spec, &mut self.other));
+            self.spec = Arc::new(edits::edit(&self.spec, &self.plan, &mut self.other));
             self.order = Order::of(&self.first, &self.spec);
             // The state becomes another.
             self.digests.clear();
@@ -204,6 +204,11 @@ impl Simulator {
                 }
             }
             Some(Bug::FloorForgotten) => self.core.forget_ended_groups(),
+            Some(Bug::SeenForgotten) => {
+                self.core.forget_seen();
+                // The plain list is to find it.
+                self.digests.clear();
+            }
             _ => {}
         }
         for damage in damage.iter().filter(|d| d.records > 0) {
@@ -342,10 +347,11 @@ impl Simulator {
         for taken in self.committed.taken() {
             read[taken.input] += taken.read;
             if taken.fresh {
-                if !counted.insert((taken.input, taken.item)) {
+                let once = !self.readings.leaves_to_dedup(taken.input);
+                if once && !counted.insert((taken.input, taken.item)) {
                     return Err(format!("item {} of input {} is counted twice", taken.item, taken.input));
                 }
-                resumes[taken.input].apply(&world::position(self.plan.seed, taken.input, taken.item, taken.base));
+                resumes[taken.input].apply(&world::position(self.readings, taken.input, taken.item, taken.base));
             }
         }
         for (input, wanted) in resumes.iter().enumerate() {
@@ -367,7 +373,8 @@ impl Simulator {
         self.seen.effects = self.files.fuse.burnt();
         self.seen.failures = self.files.files.borrow().failures;
         let lost: Vec<_> = self.sources.iter().map(|s| &s.lost).collect();
-        self.committed.check_items(&self.first, self.plan.batches, &self.gone, &lost)?;
+        self.committed.check_items(&self.first, self.readings, self.plan.batches, &self.gone, &lost)?;
+        self.seen.deduped = self.committed.check_dedup(&self.first, self.readings, self.plan.batches, &self.gone)?;
         let (results, levels) = self.committed.results(&self.first)?;
         self.seen.results = results.len() as u64;
         if self.plan.trouble != Trouble::Clock {

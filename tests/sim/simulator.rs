@@ -62,6 +62,8 @@ pub struct Seen {
     pub unsafe_batches: u64,
     /// Transitions that the naive alert made too.
     pub transitions: u64,
+    /// Points that `dedup` recognised.
+    pub deduped: u64,
 }
 
 impl std::ops::AddAssign for Seen {
@@ -82,6 +84,7 @@ impl std::ops::AddAssign for Seen {
         self.weak_losses += more.weak_losses;
         self.unsafe_batches += more.unsafe_batches;
         self.transitions += more.transitions;
+        self.deduped += more.deduped;
     }
 }
 
@@ -150,6 +153,7 @@ pub struct Simulator {
     pub dead_since: Option<(i64, bool)>,
     /// Records that only a checkpoint holds: first and last ones.
     pub unjournaled: Vec<(u64, u64)>,
+    pub readings: Readings,
     pub sources: Vec<Source>,
     pub sinks: Vec<Sink>,
     /// Number of the next batch.
@@ -211,7 +215,8 @@ impl Simulator {
         let sink = |(index, output): (usize, &weir_engine::spec::OutputSpec)| {
             Sink::new(index as u16, plan.knowing && index == 0, output.edge, plan.bug).asking(plan.seed >= WIDE)
         };
-        let readings = Readings { seed: plan.seed, recent: plan.recent, untimed: plan.seed >= WIDE && plan.trouble == Trouble::Clock };
+        let untimed = plan.seed >= WIDE && plan.trouble == Trouble::Clock;
+        let readings = Readings { seed: plan.seed, recent: plan.recent, untimed, dedup: plan.dedup };
         let source = |input| Source::new(input, readings, plan.batches, plan.bug);
         let mut simulator = Self {
             core: Core::new(Arc::clone(&spec), clock.now()),
@@ -229,6 +234,7 @@ impl Simulator {
             crashed: false,
             dead_since: None,
             unjournaled: Vec::new(),
+            readings,
             sources: (0..INPUTS).map(source).collect(),
             sinks: spec.outputs.iter().enumerate().map(sink).collect(),
             number: 0,

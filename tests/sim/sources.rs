@@ -19,7 +19,7 @@ pub struct Taken {
     pub input: usize,
     /// Which of its items.
     pub item: usize,
-    /// Whether it was new, as the input saw it.
+    /// Whether it was new, as the input saw it; one that leaves it to `dedup` takes everything for new.
     pub fresh: bool,
     /// Points read.
     pub read: u64,
@@ -138,7 +138,8 @@ impl Source {
         let (item, again) = self.send(random)?;
         let mut batch = world::batch(self.readings, self.input, item, self.base, steady);
         let read = batch.counts.read;
-        let known = (again || self.bug == Some(Bug::SessionKept)) && self.is_known(item);
+        let leaves = self.readings.leaves_to_dedup(self.input);
+        let known = (again || self.bug == Some(Bug::SessionKept)) && self.is_known(item) && !leaves;
         if self.kind == Kind::Frames && !known && !self.is_next_frame(item) {
             // The device will send it again in its turn.
             return None;
@@ -165,6 +166,11 @@ impl Source {
         let window = match self.kind {
             Kind::File => return Some((self.file_offset(), false)).filter(|(item, _)| *item < self.items),
             Kind::Polled => {
+                if self.readings.leaves_to_dedup(self.input) && self.next > 0 && random.once_in(3) {
+                    // Once more, of late or of long ago.
+                    let back = [8, self.next as u64][random.below(2) as usize].min(self.next as u64);
+                    return Some((self.next - 1 - random.below(back) as usize, false));
+                }
                 self.next += 1;
                 return Some((self.next - 1, false)).filter(|(item, _)| *item < self.items);
             }

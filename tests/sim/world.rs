@@ -14,6 +14,8 @@ use weir_plugin_api::{
     position::{FilePosition, MessageId},
 };
 
+use super::plan::DEDUPS;
+
 /// Inputs: see [`Kind`].
 pub const INPUTS: usize = 6;
 /// Wall time at the beginning: readings lie before it.
@@ -88,13 +90,18 @@ fn window(name: &str, every: i64, period: i64, filter: Filter) -> WindowSpec {
     }
 }
 
+/// Name of an input, by its place in the first configuration.
+pub fn input_name(input: usize) -> String {
+    format!("input{input}")
+}
+
 /// The configuration: `m0` is aggregated, `m1` raises alerts and is passed on, the rest is passed on.
 pub fn spec(durability: Durability) -> EngineSpec {
     let output = |name: &str| OutputSpec { name: name.into(), alerts: true, results: true, ..OutputSpec::default() };
     let mut spec = EngineSpec {
         inputs: (0..INPUTS)
             .map(|i| InputSpec {
-                name: format!("input{i}"),
+                name: input_name(i),
                 window_messages: if i == 1 { BROKER_WINDOW as u32 } else { 0 },
                 ..InputSpec::default()
             })
@@ -140,9 +147,16 @@ pub struct Readings {
     pub recent: bool,
     /// Some bring no time of their own.
     pub untimed: bool,
+    /// Some inputs have nothing but `dedup` to tell what comes again.
+    pub dedup: bool,
 }
 
 impl Readings {
+    /// Whether an input leaves it to `dedup` to recognise what comes again.
+    pub fn leaves_to_dedup(self, input: usize) -> bool {
+        self.dedup && DEDUPS.contains(&input)
+    }
+
     /// Event time at which they begin.
     fn begin(self) -> i64 {
         // Not so near that any was of the future, should the first come at once.
@@ -155,7 +169,7 @@ impl Readings {
 pub fn batch(readings: Readings, input: usize, index: usize, base: usize, steady: i64) -> Batch {
     let Readings { seed, .. } = readings;
     let mut random = Random(seed ^ (input as u64) << 40 ^ (index as u64) << 8);
-    let mut batch = Batch { position: position(seed, input, index, base), read_at: steady, ..Batch::default() };
+    let mut batch = Batch { position: position(readings, input, index, base), read_at: steady, ..Batch::default() };
     let mut points = 1 + random.below(6);
     if random.once_in(12) {
         points += random.below(120);
@@ -208,11 +222,11 @@ pub enum Kind {
     Broker,
     /// A microcontroller that numbers its frames.
     Frames,
-    /// Polled: nothing is ever said again.
+    /// Polled: nothing is ever said again, unless that is left to `dedup`.
     Polled,
     /// A log with offsets.
     Log,
-    /// Clients that ask again with the same key.
+    /// Clients that ask again with the same key; without one where that is left to `dedup`.
     Keyed,
 }
 
@@ -247,8 +261,11 @@ pub fn epoch(seed: u64, base: usize) -> u64 {
 }
 
 /// What a record says of item `item`, sent since the session or the boot that began with item `base`.
-pub fn position(seed: u64, input: usize, item: usize, base: usize) -> Position {
-    let next = item as u64 + 1;
+pub fn position(readings: Readings, input: usize, item: usize, base: usize) -> Position {
+    let (next, seed) = (item as u64 + 1, readings.seed);
+    if readings.leaves_to_dedup(input) {
+        return Position::None;
+    }
     match kind(input) {
         Kind::File => Position::Files(vec![FilePosition { path: "/f".into(), file: (1, seed), offset: next, head: 7 }]),
         Kind::Broker => Position::Messages { session: epoch(seed, base), ids: vec![message(item, base)] },

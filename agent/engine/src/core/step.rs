@@ -7,6 +7,7 @@ use weir_plugin_api::{Batch, Identity, Lane, Position, plugin::OutputResume};
 use super::{
     BlockMeta, Core, Effect, Event, Now,
     commit::Flight,
+    dedup::Dedup,
     ledger::{Ledger, OperatorLine, OutputLine},
     pace::Pace,
 };
@@ -531,6 +532,12 @@ impl Core {
     #[doc(hidden)]
     pub fn forget_ended_groups(&mut self) {
         self.operators.forget_ended_groups();
+    }
+
+    /// What `dedup` has seen is forgotten: a planted bug.
+    #[doc(hidden)]
+    pub fn forget_seen(&mut self) {
+        self.inputs.iter_mut().for_each(|input| input.dedup = Dedup::default());
     }
 
     /// Digest of what the records so far have made of operators and `dedup`.
