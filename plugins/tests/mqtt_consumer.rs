@@ -180,7 +180,7 @@ async fn a_broker_that_forgot_the_session_clears_the_table() {
     broker.publish("sensors/a", b"1");
     running.lines(2).await;
     let after = running.resume();
-    assert_eq!(after.session, before.session + 1);
+    assert!(after.session > before.session);
     assert_eq!(after.messages.len(), 1);
     assert_eq!(running.receiver.counts.duplicate, 0);
     running.stop().await;

@@ -120,6 +120,43 @@ fn a_broker_that_forgets_the_session_costs_what_it_has_forgotten_and_nothing_cou
     assert!(arrived > 0);
 }
 
+/// mosquitto sends far more than it was asked to at most when many messages have waited, and what it has not read of the
+/// acknowledgements when a connection breaks it never reads: it repeats not one window but tens of thousands of messages.
+#[test]
+fn a_long_backlog_is_counted_once_when_the_broker_reads_no_acknowledgements_before_a_kill() {
+    const BACKLOG: u64 = 100_000;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (path, mut chance) = (directory.path(), Chance::new());
+    let broker = rig::broker(path);
+    subscribed(path, &broker, FILE_OUTPUT).kill();
+    let mut publisher = Publisher::connect(broker.port, "backlog");
+    for n in 0..BACKLOG {
+        let (topic, payload) = rig::reading(n);
+        publisher.publish(&topic, payload.as_bytes());
+    }
+    publisher.drain();
+    let mut agent = Agent::spawn_written(path);
+    agent.wait_ready();
+    for at in [10_000, 40_000, 70_000] {
+        wait_recorded(&agent, at + chance.below(10_000));
+        broker.signal("STOP");
+        let (before, mut recorded) = (input(&agent, "recorded"), 0);
+        eventually("what is in the buffers is recorded", || {
+            let before = std::mem::replace(&mut recorded, input(&agent, "recorded"));
+            (before == recorded).then_some(())
+        });
+        agent.kill();
+        broker.signal("CONT");
+        println!("{} readings while the broker read nothing, {recorded} before the kill", recorded - before);
+        agent = Agent::spawn_written(path);
+        agent.wait_ready();
+    }
+    let status = settle(&agent, &broker, BACKLOG);
+    println!("{} of {BACKLOG} readings were repeated and recognised", status["inputs"][0]["duplicate"]);
+    assert!(agent.terminate().success());
+    assert_in_file(path, BACKLOG);
+}
+
 /// Messages the broker says it has dropped.
 fn dropped(broker: &Server) -> u64 {
     let port = broker.port.to_string();

@@ -105,7 +105,7 @@ impl Source {
     /// The connection breaks: acknowledgements on their way are lost, what was not acknowledged is sent again.
     pub fn reconnect(&mut self, random: &mut Random) {
         self.on_the_way.clear();
-        let session = world::epoch(self.readings.seed, self.base);
+        let session = world::session(self.readings.seed, self.base);
         if self.kind == Kind::Broker && self.known.session != session && self.bug != Some(Bug::SessionKept) {
             // The broker says that it knows of no session.
             self.known.messages.clear();
@@ -224,7 +224,7 @@ impl Source {
         match self.kind {
             Kind::Broker => {
                 let message = world::message(item, self.base);
-                self.known.messages.get(&message.id) == Some(&message.hash)
+                self.known.messages.get(message.id) == Some(message.hash)
             }
             Kind::Frames => ((item - self.base) as u64) < self.last_sequence(),
             Kind::Keyed => self.known.keys.contains(&world::key(item)),

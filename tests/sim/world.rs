@@ -260,6 +260,11 @@ pub fn epoch(seed: u64, base: usize) -> u64 {
     seed ^ (base as u64 + 1)
 }
 
+/// The same as the number of a broker's session, with which no generation of the table begins.
+pub fn session(seed: u64, base: usize) -> u64 {
+    epoch(seed, base) << 32
+}
+
 /// What a record says of item `item`, sent since the session or the boot that began with item `base`.
 pub fn position(readings: Readings, input: usize, item: usize, base: usize) -> Position {
     let (next, seed) = (item as u64 + 1, readings.seed);
@@ -268,7 +273,7 @@ pub fn position(readings: Readings, input: usize, item: usize, base: usize) -> P
     }
     match kind(input) {
         Kind::File => Position::Files(vec![FilePosition { path: "/f".into(), file: (1, seed), offset: next, head: 7 }]),
-        Kind::Broker => Position::Messages { session: epoch(seed, base), ids: vec![message(item, base)] },
+        Kind::Broker => Position::Messages { session: session(seed, base), ids: vec![message(item, base)] },
         Kind::Frames => Position::Sequence { nonce: epoch(seed, base), sequence: next - base as u64 },
         Kind::Polled => Position::None,
         Kind::Log => {

@@ -17,9 +17,10 @@ pub enum Position {
     /// The source cannot repeat itself.
     #[default]
     None,
-    /// MQTT QoS 1 messages of this batch; `session` changes when the broker has forgotten ours, which clears the table.
+    /// MQTT QoS 1 messages of this batch.
     Messages {
-        /// Number of the broker session, counted by the input.
+        /// In the upper half the number of the broker session, counted by the input: another one, or a position without messages, clears
+        /// the table, as the broker has forgotten ours. In the lower half that of the table's generation: see [`MessageTable`].
         session: u64,
         /// Messages of this batch.
         ids: Vec<MessageId>,
@@ -55,10 +56,10 @@ pub struct FilePosition {
 /// All positions of one input folded together: what it is told at start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resume {
-    /// Broker session the table belongs to.
+    /// Broker session the table belongs to, and the newest generation in it.
     pub session: u64,
-    /// Packet id → hash of the last message recorded under it.
-    pub messages: BTreeMap<u16, u32>,
+    /// Messages the broker may repeat.
+    pub messages: MessageTable,
     /// Device and inode → how far it was read.
     pub files: BTreeMap<(u64, u64), FilePosition>,
     /// The same files, the one longest untouched first.
@@ -69,6 +70,67 @@ pub struct Resume {
     pub offsets: BTreeMap<String, u64>,
     /// The newest idempotency keys, oldest first.
     pub keys: Vec<String>,
+}
+
+/// Generations of messages that are kept.
+pub const MESSAGE_GENERATIONS: usize = 4;
+
+/// Messages that were recorded, in generations: when another begins, the oldest is forgotten. So ids that come round are forgotten in time,
+/// and nothing has to be written again for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MessageTable {
+    /// Packet id → hash of the last message recorded under it, the newest generation last.
+    generations: VecDeque<BTreeMap<u16, u32>>,
+}
+
+impl MessageTable {
+    /// Hash of the last message recorded under this id.
+    pub fn get(&self, id: u16) -> Option<u32> {
+        self.generations.iter().rev().find_map(|generation| generation.get(&id)).copied()
+    }
+
+    /// A message was recorded.
+    pub fn insert(&mut self, message: MessageId) {
+        if self.generations.is_empty() {
+            self.begin();
+        }
+        if let Some(newest) = self.generations.back_mut() {
+            newest.insert(message.id, message.hash);
+        }
+    }
+
+    /// Another generation begins.
+    pub fn begin(&mut self) {
+        if self.generations.len() >= MESSAGE_GENERATIONS {
+            self.generations.pop_front();
+        }
+        self.generations.push_back(BTreeMap::new());
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.generations.clear();
+    }
+
+    /// Messages of each generation, the oldest first; an id may be in several.
+    pub fn generations(&self) -> impl DoubleEndedIterator<Item = &BTreeMap<u16, u32>> {
+        self.generations.iter()
+    }
+
+    /// Messages of the newest generation.
+    pub fn newest(&self) -> usize {
+        self.generations.back().map_or(0, BTreeMap::len)
+    }
+
+    /// Messages of all generations.
+    pub fn len(&self) -> usize {
+        self.generations.iter().map(BTreeMap::len).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Idempotency keys remembered per input.
@@ -103,11 +165,13 @@ impl Resume {
         match position {
             Position::None => {}
             Position::Messages { session, ids } => {
-                if *session != self.session {
-                    self.session = *session;
+                if ids.is_empty() || *session >> 32 != self.session >> 32 {
                     self.messages.clear();
+                } else if *session != self.session {
+                    self.messages.begin();
                 }
-                self.messages.extend(ids.iter().map(|m| (m.id, m.hash)));
+                self.session = *session;
+                ids.iter().for_each(|message| self.messages.insert(*message));
             }
             Position::Files(files) => {
                 files.iter().for_each(|file| self.touch(file.clone()));
@@ -126,6 +190,23 @@ impl Resume {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_are_forgotten_by_generations_and_with_their_session() {
+        let mut resume = Resume::default();
+        let take =
+            |resume: &mut Resume, session, id| resume.apply(&Position::Messages { session, ids: vec![MessageId { id, hash: id.into() }] });
+        for generation in 1..=5 {
+            take(&mut resume, 1 << 32 | u64::from(generation), generation);
+        }
+        let known: Vec<_> = (1..=5).filter(|id| resume.messages.get(*id).is_some()).collect();
+        assert_eq!(known, [2, 3, 4, 5], "the oldest of more than {MESSAGE_GENERATIONS} is gone");
+        let mut told = resume.clone();
+        told.apply(&Position::Messages { session: 2 << 32, ids: Vec::new() });
+        assert!(told.messages.is_empty(), "the broker has forgotten the session");
+        take(&mut resume, 2 << 32, 9);
+        assert_eq!(resume.messages.len(), 1, "the same, told with its first message");
+    }
 
     #[test]
     fn the_file_that_is_read_is_never_the_one_that_is_forgotten() {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use weir_plugin_api::{Identity, Lane, Resume, plugin::OutputResume};
+use weir_plugin_api::{Identity, Lane, Resume, plugin::OutputResume, position::MessageId};
 
 use super::{
     Core, InputState, Now, OutboxPlace,
@@ -446,10 +446,14 @@ pub fn spec_of(state: &[u8]) -> Result<Option<EngineSpec>, StateError> {
 
 fn put_resume(out: &mut Vec<u8>, resume: &Resume) {
     put_u64(out, resume.session);
-    put_u64(out, resume.messages.len() as u64);
-    for (id, hash) in &resume.messages {
-        put_u64(out, u64::from(*id));
-        out.extend_from_slice(&hash.to_le_bytes());
+    let generations: Vec<_> = resume.messages.generations().collect();
+    put_u64(out, (resume.messages.len() + generations.len()) as u64);
+    for generation in generations {
+        // No message has the id 0: it says that a generation begins.
+        for (id, hash) in std::iter::once((&0, &0)).chain(generation) {
+            put_u64(out, u64::from(*id));
+            out.extend_from_slice(&hash.to_le_bytes());
+        }
     }
     put_u64(out, resume.files_by_touch().count() as u64);
     resume.files_by_touch().for_each(|file| put_file(out, file));
@@ -472,7 +476,10 @@ pub(super) fn resume(reader: &mut Reader<'_>) -> Result<Resume, Damaged> {
     for _ in 0..reader.count()? {
         let id = reader.narrow()?;
         let hash = reader.take(4)?;
-        resume.messages.insert(id, u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]));
+        match id {
+            0 => resume.messages.begin(),
+            id => resume.messages.insert(MessageId { id, hash: u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]) }),
+        }
     }
     for _ in 0..reader.count()? {
         resume.touch(file(reader)?);

@@ -187,7 +187,7 @@ fn quality(quality: ClockQuality) -> &'static str {
 fn resume(resume: &Resume) -> String {
     let mut parts = Vec::new();
     if !resume.messages.is_empty() {
-        parts.push(format!("session {}, {} messages", resume.session, resume.messages.len()));
+        parts.push(format!("session {}, {} messages", words::session(resume.session), resume.messages.len()));
     }
     parts.extend(resume.files.values().map(|f| format!("{} at {}", f.path, f.offset)));
     parts.extend(resume.sequence.map(|(nonce, sequence)| format!("boot {nonce:x}, sequence {sequence}")));

@@ -39,7 +39,7 @@ pub fn lane(lane: u8) -> &'static str {
 pub fn position(position: &Position) -> String {
     match position {
         Position::None => "none".into(),
-        Position::Messages { session, ids } => format!("session {session}, {} messages", ids.len()),
+        Position::Messages { session, ids } => format!("session {}, {} messages", self::session(*session), ids.len()),
         Position::Files(files) => {
             let files: Vec<String> = files.iter().map(|f| format!("{} at {}", f.path, f.offset)).collect();
             files.join(", ")
@@ -51,6 +51,11 @@ pub fn position(position: &Position) -> String {
         }
         Position::Keys(keys) => format!("{} keys", keys.len()),
     }
+}
+
+/// A broker session, and the generation of what is remembered of it.
+pub fn session(session: u64) -> String {
+    format!("{}.{}", session >> 32, session & u64::from(u32::MAX))
 }
 
 /// `1 point`, `2 points`.

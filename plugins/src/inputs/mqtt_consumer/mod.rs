@@ -51,7 +51,7 @@ weir_plugin_api::options! {
         keepalive: Duration = Duration::from_secs(60),
         /// How long the answer to a ping may take before the connection is given up.
         ping_timeout: Duration = Duration::from_secs(10),
-        /// Messages that may wait for their acknowledgement, 1 to 65535.
+        /// Messages that may wait for their acknowledgement, 1 to 65535; with `persistent_session` at most 8192.
         max_undelivered_messages: u16 = 1000,
         /// Largest packet taken; a larger message, and one of more than 262144 fields, is counted, acknowledged and thrown away.
         max_packet_size: Size = Size(10 * 1024 * 1024),
@@ -155,6 +155,11 @@ fn check(section: &Section<'_>, options: &Options) -> bool {
     }
     if options.max_undelivered_messages == 0 {
         section.error_at("max_undelivered_messages", "`max_undelivered_messages` must be between 1 and 65535");
+    }
+    if options.persistent_session && options.max_undelivered_messages > redelivery::WINDOW_MAX {
+        let reason =
+            format!("with `persistent_session` at most {} messages can be told apart when they are repeated", redelivery::WINDOW_MAX);
+        section.error_at("max_undelivered_messages", reason);
     }
     if options.max_packet_size.0 < 128 {
         section.error_at("max_packet_size", "`max_packet_size` must be at least 128 bytes");

@@ -15,7 +15,7 @@ use weir_plugin_api::{
 
 use super::{
     Options, Reading,
-    redelivery::{self, Redelivery},
+    redelivery::{self, Redelivery, UNREAD_MAX},
     topics::Topics,
 };
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::net::mqtt::{
     Backoff, Settings,
     connection::{Connection, ConnectionError, Incoming, until, write_subscribe},
-    wire::{self, Control, Publish, Version},
+    wire::{Control, Publish, Version},
 };
 
 /// Why a connection is over.
@@ -33,6 +33,9 @@ enum Over {
     Connection(#[from] ConnectionError),
     #[error("the broker refuses every subscription")]
     Unsubscribed,
+    /// The broker may not have read so many acknowledgements that it could repeat more than is remembered.
+    #[error("the broker has not read {0} acknowledgements")]
+    Unread(u64),
     #[error(transparent)]
     Closed(#[from] Closed),
 }
@@ -64,6 +67,8 @@ struct Flow {
     forgotten: Option<u64>,
 }
 
+/// How long a broker may take to read the acknowledgements before a connection that begins anew.
+const DRAIN: Duration = Duration::from_secs(60);
 /// How often the socket is read at a high rate.
 const PACE: Duration = Duration::from_millis(2);
 /// What counts as a high rate, messages a second.
@@ -126,7 +131,7 @@ impl Consumer {
     async fn consume(&mut self, context: &mut InputContext) -> Result<(), PluginError> {
         let (mut backoff, mut turn) = (Backoff::default(), 0);
         self.reading.topics.reset();
-        let mut table = self.table.take().unwrap_or_else(|| Redelivery::new(&context.resume, self.unacknowledged_max));
+        let mut table = self.table.take().unwrap_or_else(|| Redelivery::new(&context.resume));
         loop {
             let server = self.settings.servers[turn % self.settings.servers.len()].clone();
             turn += 1;
@@ -145,7 +150,7 @@ impl Consumer {
                     if forgets != Position::None {
                         self.flow.forgotten = Some(context.collector.flush(forgets).await?);
                     }
-                    let mut serving = Serving { consumer: self, table: &mut table, backoff: &mut backoff, pace: Pace::new() };
+                    let mut serving = Serving { consumer: self, table: &mut table, backoff: &mut backoff, pace: Pace::new(), taken: 0 };
                     let ended = serving.run(&mut connection, context).await;
                     // The points in the collector are ours whatever became of the connection; the broker will repeat their messages.
                     let handed_over = self.hand_over(&mut table, None, &mut context.collector).await;
@@ -153,6 +158,14 @@ impl Consumer {
                         Ok(()) => {
                             connection.close().await;
                             break;
+                        }
+                        Err(Over::Unread(count)) => {
+                            // It goes on at once, with what was not taken here.
+                            tracing::info!(input = %context.name, %server, count, "the broker reads acknowledgements slowly: connecting anew");
+                            connection.close().await;
+                            self.flow.handed_over.clear();
+                            turn -= 1;
+                            continue;
                         }
                         Err(over) => over,
                     }
@@ -226,6 +239,8 @@ struct Serving<'a> {
     table: &'a mut Redelivery,
     backoff: &'a mut Backoff,
     pace: Pace,
+    /// Messages of this connection.
+    taken: u64,
 }
 
 impl Serving<'_> {
@@ -238,6 +253,9 @@ impl Serving<'_> {
         }
         let mut looked_again = false;
         while !context.stop.is_requested() {
+            if self.unread(connection) >= UNREAD_MAX {
+                return self.renew(connection, context, &acknowledgements).await;
+            }
             let took = self.take(connection, context).await?;
             self.acknowledge(connection, acknowledgements.now());
             if self.may_read() && poll_fn(|cx| Poll::Ready(connection.poll_fill(cx))).await?.is_ready() {
@@ -288,6 +306,42 @@ impl Serving<'_> {
             return Ok(());
         }
         write_subscribe(connection.version, &self.consumer.subscribed, self.consumer.qos, &mut connection.out)
+    }
+
+    /// Messages whose acknowledgements the broker may not have read: what it may repeat of those that were taken.
+    fn unread(&self, connection: &Connection) -> u64 {
+        if self.consumer.persistent { self.taken - connection.acknowledgements_read() } else { 0 }
+    }
+
+    /// Acknowledges everything, and has the connection begin anew when the broker has read that. What it sends meanwhile it sends again.
+    async fn renew(
+        &mut self,
+        connection: &mut Connection,
+        context: &mut InputContext,
+        acknowledgements: &Acknowledgements,
+    ) -> Result<(), Over> {
+        let unread = self.unread(connection);
+        self.hand_over(connection, &mut context.collector).await?;
+        while let Some(next) = self.consumer.flow.handed_over.front().map(|(number, _)| *number) {
+            let deadline = connection.deadline();
+            tokio::select! {
+                biased;
+                () = context.stop.requested() => return Ok(()),
+                reached = acknowledgements.reach(next) => self.acknowledge(connection, reached?),
+                () = until(deadline) => {
+                    connection.keep_alive_unread();
+                    connection.flush().await?;
+                }
+            }
+        }
+        tokio::select! {
+            biased;
+            () = context.stop.requested() => Ok(()),
+            drained = tokio::time::timeout(DRAIN, connection.drain()) => match drained {
+                Ok(drained) => Err(drained.map_or_else(Over::from, |()| Over::Unread(unread))),
+                Err(_) => Err(ConnectionError::Timeout(DRAIN).into()),
+            },
+        }
     }
 
     fn may_read(&self) -> bool {
@@ -348,7 +402,7 @@ impl Serving<'_> {
         while let Some((number, id)) = handed_over.front()
             && *number <= durable
         {
-            wire::write_puback(*id, &mut connection.out);
+            connection.acknowledge(*id);
             handed_over.pop_front();
         }
     }
@@ -361,7 +415,9 @@ impl Serving<'_> {
     async fn take(&mut self, connection: &mut Connection, context: &mut InputContext) -> Result<bool, Over> {
         let quarter = (self.consumer.unacknowledged_max / 4).max(1);
         let mut took = false;
-        while let Some(incoming) = connection.next_packet()? {
+        while self.unread(connection) < UNREAD_MAX
+            && let Some(incoming) = connection.next_packet()?
+        {
             let collector = &mut context.collector;
             match incoming {
                 Incoming::Publish(publish) => {
@@ -416,6 +472,7 @@ impl Serving<'_> {
             return;
         }
         self.consumer.flow.open.push(id);
+        self.taken += 1;
         if let Some(position) = position {
             self.table.remember(position);
             self.consumer.flow.positions.push(position);

@@ -5,6 +5,7 @@
 //! calls [`Connection::fill`] as often as it likes and may drop the future at any time.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     io,
     pin::Pin,
@@ -30,6 +31,9 @@ use super::{
 /// Bytes of the read buffer at first; it grows to [`READ_MAX`] under load and for a large packet.
 const READ_MIN: usize = 8 * 1024;
 const READ_MAX: usize = 64 * 1024;
+
+/// After so many acknowledgements the broker is asked whether it has read them.
+const ASK_EVERY: u64 = 2048;
 
 /// Why there is no connection, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +158,12 @@ pub struct Connection {
     ping_timeout: Duration,
     next_ping: Instant,
     pinged: Option<Instant>,
+    /// Acknowledgements written.
+    acknowledged: u64,
+    /// The same when each ping was written that is not answered yet.
+    pings: VecDeque<u64>,
+    /// Acknowledgements the broker has read, by its answers to pings.
+    read: u64,
 }
 
 impl Connection {
@@ -209,6 +219,9 @@ impl Connection {
             ping_timeout: settings.ping_timeout,
             next_ping: Instant::now(),
             pinged: None,
+            acknowledged: 0,
+            pings: VecDeque::new(),
+            read: 0,
         };
         write_connect(settings, clean, version, &mut connection.out)?;
         connection.flush().await?;
@@ -265,6 +278,10 @@ impl Connection {
             return Ok(Some(Incoming::Publish(Publish::read(self.version, header.first, &packet[header.header_len..])?)));
         }
         let control = wire::read_control(self.version, packet, header)?;
+        if matches!(control, Control::PingResp) {
+            // Answered in its turn: what was written before it has been read.
+            self.read = self.pings.pop_front().unwrap_or(self.read);
+        }
         Ok(Some(Incoming::Control(control)))
     }
 
@@ -383,7 +400,7 @@ impl Connection {
             return Err(ConnectionError::Timeout(self.ping_timeout));
         }
         if self.pinged.is_none() && !self.keepalive.is_zero() && now >= self.next_ping {
-            wire::write_ping(&mut self.out);
+            self.write_ping();
             self.pinged = Some(now);
             self.schedule_ping();
         }
@@ -394,9 +411,47 @@ impl Connection {
     pub fn keep_alive_unread(&mut self) {
         self.pinged = None;
         if !self.keepalive.is_zero() && Instant::now() >= self.next_ping {
-            wire::write_ping(&mut self.out);
+            self.write_ping();
             self.schedule_ping();
         }
+    }
+
+    fn write_ping(&mut self) {
+        wire::write_ping(&mut self.out);
+        self.pings.push_back(self.acknowledged);
+    }
+
+    /// Writes the acknowledgement of a message, and now and then a ping behind it.
+    pub fn acknowledge(&mut self, id: u16) {
+        wire::write_puback(id, &mut self.out);
+        self.acknowledged += 1;
+        if self.acknowledged.is_multiple_of(ASK_EVERY) {
+            self.write_ping();
+        }
+    }
+
+    /// How many acknowledgements the broker has read for sure.
+    pub fn acknowledgements_read(&self) -> u64 {
+        self.read
+    }
+
+    /// Asks whether the broker has read every acknowledgement, throwing away what it sends until it says so.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn drain(&mut self) -> Result<(), ConnectionError> {
+        self.write_ping();
+        while !self.pings.is_empty() {
+            while let Some(incoming) = self.next_packet()? {
+                if let Incoming::Control(Control::Disconnect(reason)) = incoming {
+                    return Err(ConnectionError::Disconnected(reason));
+                }
+            }
+            if !self.pings.is_empty() {
+                self.fill().await?;
+            }
+        }
+        Ok(())
     }
 
     /// The broker gives up after one and a half keep-alives without a packet; this leaves room for a slow network.

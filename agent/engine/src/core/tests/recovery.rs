@@ -44,6 +44,19 @@ fn a_large_message_survives_a_crash_as_a_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_state_keeps_the_generations_of_repeatable_messages() {
+    let mut world = World::new(spec());
+    for id in 1..=4 {
+        world.batch(Position::Messages { session: 1 << 32 | u64::from(id / 2), ids: vec![MessageId { id, hash: 7 }] }, &[1.0]);
+    }
+    let before = world.core.resume(0).clone();
+    assert_eq!(before.messages.generations().count(), 3);
+    let state = world.checkpoint();
+    world.restart(Some(&state));
+    assert_eq!(*world.core.resume(0), before);
+}
+
+#[test]
 fn results_in_the_state_come_back_before_those_of_the_journal() {
     let mut world = World::new(spec());
     world.take(&[1.0, 2.0]);
