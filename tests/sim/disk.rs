@@ -27,6 +27,12 @@ pub struct Disk {
     pub synced: u64,
     /// The last one whose block is written.
     last_written: u64,
+    /// The write budget is told of syncs beyond the commits.
+    tells: bool,
+    /// Commits that asked for a sync since it was told.
+    commits: u64,
+    /// Syncs it was told of, or has in its commits.
+    told: u64,
     /// Records that only a checkpoint holds: the journal was full. First and last ones.
     pub unjournaled: Vec<(u64, u64)>,
 }
@@ -35,6 +41,23 @@ impl Disk {
     /// Nothing to do yet.
     pub fn new(hasty: bool, records: u64) -> Self {
         Self { hasty, synced: records, last_written: records, ..Self::default() }
+    }
+
+    /// Says how often the disk was synced beyond the commits, from now on: what opening took is no matter of the write budget.
+    pub fn telling(self, tells: bool, store: &Store<MortalFiles>) -> Self {
+        Self { tells, told: store.stats().written.sum().fsyncs, ..self }
+    }
+
+    /// Once all is done that was begun, as the disk thread does.
+    fn tell(&mut self, store: &Store<MortalFiles>, inbox: &mut VecDeque<Event>) {
+        if !self.tells || self.unsynced {
+            return;
+        }
+        let syncs = store.stats().written.sum().fsyncs;
+        let beyond = (syncs - std::mem::replace(&mut self.told, syncs)).saturating_sub(std::mem::take(&mut self.commits));
+        if beyond > 0 {
+            inbox.push_back(Event::Synced { beyond: beyond as u32 });
+        }
     }
 
     /// Whether it is to sync next.
@@ -54,6 +77,11 @@ impl Disk {
 
     /// Performs one effect, or the sync that is owed.
     pub fn perform(&mut self, store: &mut Store<MortalFiles>, group: bool, inbox: &mut VecDeque<Event>) {
+        self.perform_one(store, group, inbox);
+        self.tell(store, inbox);
+    }
+
+    fn perform_one(&mut self, store: &mut Store<MortalFiles>, group: bool, inbox: &mut VecDeque<Event>) {
         let grouped = group && matches!(self.queue.front(), Some(Effect::Append { .. }));
         if self.unsynced && !grouped {
             self.unsynced = false;
@@ -132,6 +160,7 @@ impl Disk {
             Ok(()) => {
                 (self.written, self.last_written) = (block, meta.first_record + u64::from(meta.records) - 1);
                 self.unsynced |= sync;
+                self.commits += u64::from(sync);
                 if !sync || self.hasty {
                     inbox.push_back(Event::Durable { block, synced: self.hasty });
                 }

@@ -41,6 +41,8 @@ struct Block {
     taken: Vec<Taken>,
     /// When it was handed over.
     at: i64,
+    /// The write budget had no room for it, and it did not come with a checkpoint.
+    over_budget: bool,
 }
 
 impl Block {
@@ -83,8 +85,13 @@ impl Committed {
     }
 
     /// A block was handed to the disk.
-    pub fn append(&mut self, meta: &BlockMeta, bytes: &[u8], at: i64) {
-        self.blocks.push(Block { meta: meta.clone(), bytes: bytes.to_vec(), taken: std::mem::take(&mut self.open), at });
+    pub fn append(&mut self, meta: &BlockMeta, bytes: &[u8], at: i64, over_budget: bool) {
+        self.blocks.push(Block { meta: meta.clone(), bytes: bytes.to_vec(), taken: std::mem::take(&mut self.open), at, over_budget });
+    }
+
+    /// First and last records of the blocks the write budget had no room for.
+    pub fn over_budget(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.blocks.iter().filter(|b| b.over_budget).map(|b| (b.meta.first_record, b.last()))
     }
 
     /// When the first block behind this record was handed over, if there is one.
@@ -139,6 +146,18 @@ impl Committed {
     ) -> Result<(), String> {
         let mut table = SeriesTable::new(spec.limits.series_max);
         self.blocks.iter().try_for_each(|block| block.decode(spec, &mut table, &mut apply))
+    }
+
+    /// Whether any of these records is such a one.
+    pub fn has(&self, first: u64, last: u64, such: impl Fn(&Record<'_>) -> bool) -> bool {
+        let spec = EngineSpec::default();
+        let mut table = SeriesTable::new(spec.limits.series_max);
+        let mut found = false;
+        for block in self.blocks.iter().filter(|b| b.meta.first_record <= last && b.last() >= first) {
+            // Names of others are unknown, which is nothing to its kind.
+            let _ = block.decode(&spec, &mut table, |_, _, record, _| found |= such(record));
+        }
+        found
     }
 
     /// Every result of the committed records, and the outputs it is for by their places in the first configuration, as the operators make

@@ -1,6 +1,6 @@
 //! What a life is like: everything a seed decides beforehand, and what a planted bug adds.
 
-use weir_engine::spec::{DedupSpec, Durability, EngineSpec, OnStorageFailure};
+use weir_engine::spec::{DedupSpec, Durability, EngineSpec, OnFull, OnStorageFailure};
 
 use super::world::{self, MS, Random};
 
@@ -54,6 +54,10 @@ pub enum Bug {
     IntervalNotSynced,
     /// What `dedup` has seen is forgotten with a restart.
     SeenForgotten,
+    /// Which points of a block stay is forgotten with a restart.
+    ThinnedForgotten,
+    /// Nobody says how often the disk was synced beyond the commits.
+    SyncsUntold,
 }
 
 /// Which faults occur, next to crashes.
@@ -121,6 +125,10 @@ pub struct Plan {
     pub calm: bool,
     /// Two inputs whose sources repeat themselves recognise it by `dedup` alone.
     pub dedup: bool,
+    /// Outputs are away for long, and of what waits for them every second point goes when there is little room.
+    pub thins: bool,
+    /// The disk may be synced a few times a minute only.
+    pub thrifty: bool,
 }
 
 impl Plan {
@@ -136,7 +144,16 @@ impl Plan {
 
     fn widest(seed: u64) -> Self {
         let mut random = Random(seed ^ 0x1405_7b7e_f767_814f);
-        Self { dedup: random.once_in(2), ..Self::wide(seed) }
+        let wide = Self::wide(seed);
+        let thrifty = random.once_in(3) && wide.durability == Durability::Power;
+        Self {
+            dedup: random.once_in(2),
+            thins: random.once_in(3),
+            thrifty,
+            // A run must be longer than a minute.
+            calm: wide.calm || thrifty,
+            ..wide
+        }
     }
 
     fn wide(seed: u64) -> Self {
@@ -192,6 +209,8 @@ impl Plan {
             slow: false,
             calm: false,
             dedup: false,
+            thins: false,
+            thrifty: false,
         }
     }
 
@@ -208,6 +227,8 @@ impl Plan {
             Bug::IntervalNotSynced => Self { durability: Durability::Crash, calm: true, ..plain },
             Bug::ReleasedEarly => Self { slow: true, ..plain },
             Bug::SeenForgotten => Self { dedup: true, ..plain },
+            Bug::ThinnedForgotten => Self { thins: true, batches: 120, ..plain },
+            Bug::SyncsUntold => Self { thrifty: true, calm: true, ..plain },
             _ => plain,
         }
     }
@@ -257,6 +278,14 @@ impl Plan {
         }
         // Not of `random`: the lives of earlier seeds go by what it says.
         let mut other = Random(self.seed ^ 0x9fb2_1c65_1e98_df25);
+        if self.thins {
+            spec.storage.on_full = OnFull::Downsample;
+            spec.storage.outbox_bytes_max = [8 << 10, 16 << 10, 32 << 10][other.below(3) as usize];
+            spec.limits.results_waiting_bytes_max = [2 << 10, 8 << 10][other.below(2) as usize];
+        }
+        if self.thrifty {
+            spec.storage.fsyncs_per_minute_max = [20, 60, 200][other.below(3) as usize];
+        }
         for input in DEDUPS.into_iter().filter(|_| self.dedup) {
             spec.inputs[input].dedup = Some(dedup(&mut other));
         }
@@ -265,7 +294,7 @@ impl Plan {
 
     /// Whether results may be given up.
     pub fn may_give_up(&self) -> bool {
-        self.bounded || matches!(self.trouble, Trouble::DiskErrors | Trouble::DiskFull | Trouble::Flips | Trouble::Damage)
+        self.bounded || self.thins || matches!(self.trouble, Trouble::DiskErrors | Trouble::DiskFull | Trouble::Flips | Trouble::Damage)
     }
 
     /// Whether what is on the disk may rot.

@@ -111,6 +111,16 @@ fn an_interval_without_a_sync_is_found() {
 }
 
 #[test]
+fn what_was_left_out_and_comes_back_with_a_restart_is_found() {
+    found(Bug::ThinnedForgotten);
+}
+
+#[test]
+fn syncs_that_nobody_is_told_of_are_found() {
+    found(Bug::SyncsUntold);
+}
+
+#[test]
 fn a_dedup_that_forgets_with_a_restart_is_found() {
     found(Bug::SeenForgotten);
 }

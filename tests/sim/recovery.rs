@@ -14,11 +14,12 @@ use weir_plugin_api::{Lane, Resume};
 use weir_store::{Damage, Files, Recovered, Store, StoreOptions, memory::Luck};
 
 use super::{
+    budget::Budget,
     disk::{Disk, core_found, core_meta},
     edits::{self, Order},
     naive::check_transitions,
     oracle::{Place, check_replacements},
-    plan::{self, Bug, Trouble},
+    plan::{Bug, Trouble},
     simulator::{Simulator, is_hasty},
     world::{self, INPUTS, MS},
 };
@@ -67,7 +68,7 @@ impl Simulator {
         } else if self.plan.trouble == Trouble::Damage && self.other.once_in(6) {
             self.damage();
         }
-        if self.plan.death == plan::Death::Random && self.random.once_in(8) {
+        if self.dies() && self.random.once_in(8) {
             self.files.fuse.set(Some(self.random.below(6) as u32));
         }
         let options = StoreOptions { journal_bytes_max: self.spec.storage.journal_bytes_max, new_id: 1 };
@@ -204,6 +205,7 @@ impl Simulator {
                 }
             }
             Some(Bug::FloorForgotten) => self.core.forget_ended_groups(),
+            Some(Bug::ThinnedForgotten) => self.core.forget_thinned(),
             Some(Bug::SeenForgotten) => {
                 self.core.forget_seen();
                 // The plain list is to find it.
@@ -216,7 +218,10 @@ impl Simulator {
         }
         self.core.adopt();
         self.check_recovered(&damage, death)?;
-        self.disk = Disk::new(is_hasty(self.plan), self.core.ledger().records);
+        self.disk = Disk::new(is_hasty(self.plan), self.core.ledger().records).telling(self.tells_syncs(), &self.store);
+        self.budget = Budget::default();
+        let records = self.core.ledger().records;
+        self.sinks.iter_mut().for_each(|sink| sink.forget_records_behind(records));
         self.armed = i64::MAX;
         self.start()
     }
@@ -384,10 +389,15 @@ impl Simulator {
         if !self.unbalanced && self.level != Some(levels[0]) {
             return Err(format!("the level is {:?}, the alert says {}", self.level, levels[0]));
         }
+        if self.disturbed.is_empty() {
+            self.check_thinned(&results)?;
+        }
+        self.check_over_budget(&results)?;
         let ledger = self.core.ledger();
         for (index, line) in ledger.outputs.iter().enumerate() {
             let output = self.order.sink(index as u16);
-            let expired = line.expired_bytes + line.expired_age + line.expired_disk;
+            self.seen.thinned += line.expired_downsampled;
+            let expired = line.expired_bytes + line.expired_age + line.expired_disk + line.expired_downsampled;
             self.seen.expired += expired;
             self.seen.repeated += self.sinks[output].repeated;
             if expired > 0 && !self.plan.may_give_up() {
@@ -428,7 +438,8 @@ impl Simulator {
             return Err(format!("output {output}: {alerts} alerts were given up while there was room for all of them"));
         }
         // What was lost of the journal is settled by deliveries all the same, so that less than was given up may be counted afterwards.
-        let may_miss = if expired > 0 && !self.disturbed.is_empty() { u64::MAX } else { expired };
+        let gave_up = expired > 0 || self.core.ledger().damage.outbox_blocks > 0;
+        let may_miss = if gave_up && !self.disturbed.is_empty() { u64::MAX } else { expired };
         if !surplus.is_empty() || missing.len() as u64 > may_miss {
             return Err(format!(
                 "output {output}: {} arrived, of {}; {} given up, {} missing: {:#?}; surplus {:#?}",

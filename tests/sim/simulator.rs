@@ -13,6 +13,7 @@ use weir_engine::{
 use weir_store::{Store, StoreOptions, memory::MemoryFiles};
 
 use super::{
+    budget::Budget,
     disk::Disk,
     edits::Order,
     files::MortalFiles,
@@ -24,6 +25,8 @@ use super::{
     world::{EPOCH, INPUTS, Random, Readings},
 };
 
+/// Steps after which it is left to live.
+const DEATHS_UNTIL: usize = 60_000;
 /// Seconds a clock steps by at most.
 const CLOCK_STEP: u64 = 8000;
 
@@ -64,6 +67,12 @@ pub struct Seen {
     pub transitions: u64,
     /// Points that `dedup` recognised.
     pub deduped: u64,
+    /// Points that were left out to make room.
+    pub thinned: u64,
+    /// Syncs past the write budget.
+    pub over_budget: u64,
+    /// Steps at which the write budget held back a commit.
+    pub held_by_budget: u64,
 }
 
 impl std::ops::AddAssign for Seen {
@@ -85,6 +94,9 @@ impl std::ops::AddAssign for Seen {
         self.unsafe_batches += more.unsafe_batches;
         self.transitions += more.transitions;
         self.deduped += more.deduped;
+        self.thinned += more.thinned;
+        self.over_budget += more.over_budget;
+        self.held_by_budget += more.held_by_budget;
     }
 }
 
@@ -145,6 +157,7 @@ pub struct Simulator {
     pub store: Store<MortalFiles>,
     pub core: Core,
     pub disk: Disk,
+    pub budget: Budget,
     pub inbox: VecDeque<Event>,
     pub clock: Clock,
     pub armed: i64,
@@ -228,6 +241,7 @@ impl Simulator {
             files,
             store,
             disk: Disk::new(is_hasty(plan), 0),
+            budget: Budget::default(),
             inbox: VecDeque::new(),
             clock,
             armed: i64::MAX,
@@ -256,6 +270,7 @@ impl Simulator {
             seen: Seen::default(),
             spec,
         };
+        simulator.disk = Disk::new(is_hasty(plan), 0).telling(simulator.tells_syncs(), &simulator.store);
         let mut effects = Vec::new();
         simulator.core.start(simulator.now(), &mut effects);
         if let Death::At(effect) = plan.death {
@@ -283,12 +298,17 @@ impl Simulator {
             && self.sinks.iter().all(Sink::is_idle)
     }
 
+    /// Whether it dies again and again. Not in the end: one that can't deliver as much as it has between two deaths would never come to rest.
+    pub fn dies(&self) -> bool {
+        self.plan.death == Death::Random && self.seen.steps < DEATHS_UNTIL
+    }
+
     /// Something happens.
     fn act(&mut self) -> Result<(), String> {
         let passed = self.random.below(2_000_000);
         self.clock.pass(passed);
         self.trouble();
-        let dies = self.plan.death == Death::Random && !(self.plan.calm && self.other.below(10) > 0);
+        let dies = self.dies() && !(self.plan.calm && self.other.below(10) > 0);
         match self.random.below(100) {
             0..25 => {
                 if let Some(event) = self.inbox.pop_front() {
@@ -304,6 +324,7 @@ impl Simulator {
                     return Ok(());
                 }
                 self.disk.perform(&mut self.store, group, &mut self.inbox);
+                self.check_syncs()?;
                 self.unjournaled.append(&mut self.disk.unjournaled);
                 if self.disk.is_synced() {
                     for (input, number) in std::mem::take(&mut self.withheld) {
@@ -319,6 +340,11 @@ impl Simulator {
                 } else if self.random.once_in(3) {
                     let passed = self.random.below(60_000_000);
                     self.clock.pass(passed);
+                    // Nothing to do for now: a minute has to go by sometimes.
+                    if self.plan.thrifty && self.disk.is_idle() && self.inbox.is_empty() {
+                        let passed = self.other.below(2_000_000_000);
+                        self.clock.pass(passed);
+                    }
                 }
             }
             75..97 => self.output()?,
@@ -375,7 +401,9 @@ impl Simulator {
         if matches!(event, Event::StorageFailed { .. }) && self.plan.on_failure == OnStorageFailure::Continue {
             self.unsafe_since.get_or_insert(self.promised);
         }
+        let beyond = if let Event::Synced { beyond } = &event { *beyond } else { 0 };
         self.core.step(self.now(), event, &mut effects);
+        self.note_syncs(beyond, &effects)?;
         let ledger = self.core.ledger();
         self.trace(|| format!("{:>5} {what}", ledger.records));
         let residues = ledger.residues();
@@ -399,7 +427,7 @@ impl Simulator {
     /// The effects of an event, unless death comes between them.
     pub fn perform(&mut self, effects: Vec<Effect>) -> Result<(), String> {
         for effect in effects {
-            let dies = self.plan.death == Death::Random && !self.plan.calm && self.random.once_in(600);
+            let dies = self.dies() && !self.plan.calm && self.random.once_in(600);
             if dies || !self.files.fuse.burn() {
                 self.crashed = true;
                 return Ok(());
@@ -419,7 +447,7 @@ impl Simulator {
             }
             match effect {
                 Effect::Append { ref bytes, ref meta, .. } => {
-                    self.committed.append(meta, bytes, self.clock.elapsed);
+                    self.committed.append(meta, bytes, self.clock.elapsed, std::mem::take(&mut self.budget.over));
                     self.disk.queue.push_back(effect);
                 }
                 Effect::Sync | Effect::Checkpoint { .. } | Effect::FreeOutbox { .. } => self.disk.queue.push_back(effect),
@@ -479,11 +507,12 @@ impl Simulator {
     /// An output does something, unless it is away.
     fn output(&mut self) -> Result<(), String> {
         let output = self.random.below(self.sinks.len() as u64) as usize;
-        let away = if self.plan.bounded { 3 } else { 1 };
+        let away = if self.plan.bounded || self.plan.thins { 3 } else { 1 };
         if (self.clock.elapsed / 500_000_000 + output as i64) % 4 < away && self.finished_at.is_none() {
             return Ok(());
         }
         let index = self.order.output(output);
+        self.sinks[output].records = self.core.ledger().records;
         match self.sinks[output].act(&mut self.random)? {
             Answer::None => Ok(()),
             Answer::Failing => self.step(Event::Failing { output: index }),

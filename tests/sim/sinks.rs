@@ -61,6 +61,10 @@ pub struct Sink {
     pub disturbed: u64,
     /// What arrived.
     pub arrived: BTreeMap<Place, String>,
+    /// How many records there were when it last arrived, of the points of results.
+    pub arrived_at: BTreeMap<Identity, u64>,
+    /// How many there are now.
+    pub records: u64,
     /// Points that arrived again.
     pub repeated: u64,
     token: u64,
@@ -83,6 +87,8 @@ impl Sink {
             lanes: Default::default(),
             disturbed: 0,
             arrived: BTreeMap::new(),
+            arrived_at: BTreeMap::new(),
+            records: 0,
             repeated: 0,
             token: 0,
             asks: false,
@@ -100,6 +106,11 @@ impl Sink {
         self.lanes = Default::default();
         (self.bit, self.has) = (1 << place, [None; 2]);
         self.running = self.running.map(|_| settled);
+    }
+
+    /// The agent has lost the records behind this one: what arrived by then came before what it makes now.
+    pub fn forget_records_behind(&mut self, records: u64) {
+        self.arrived_at.values_mut().for_each(|at| *at = records.min(*at));
     }
 
     /// What it has, where it knows.
@@ -190,6 +201,9 @@ impl Sink {
         if let Some(running) = &mut self.running {
             identity = Identity { record: *running, ordinal: 0 };
             *running += 1;
+        }
+        if lane == Lane::Results {
+            self.arrived_at.insert(identity, self.records);
         }
         let content = content(chunk, index, lane);
         let Some(before) = self.arrived.insert((lane, identity), content.clone()) else { return Ok(()) };

@@ -101,13 +101,12 @@ impl Commit {
             return false;
         }
         let within = self.within_budget(steady);
-        self.over_budget += u64::from(self.urgent && !within);
         self.bound_by_budget = !within && !self.urgent;
         within || self.urgent
     }
 
-    /// The disk was synced for something else than a commit: that is in the budget too, and commits wait for it.
-    pub fn synced_beyond(&mut self, syncs: u32, steady: i64) {
+    /// The disk is synced: also for something else than a commit, as that is in the budget too, and commits wait for it.
+    pub fn synced(&mut self, syncs: u32, steady: i64) {
         if self.budget == 0 {
             return;
         }
@@ -163,7 +162,8 @@ impl Commit {
         self.next_block += 1;
         self.nothing_waits();
         match self.durability {
-            Durability::Power if self.budget > 0 => self.syncs.push_back(steady),
+            // One that had to go, alone or with a checkpoint, though there was no room.
+            Durability::Power => self.synced(1, steady),
             Durability::Crash => {
                 self.sync_due.get_or_insert(steady + self.sync_interval);
             }
