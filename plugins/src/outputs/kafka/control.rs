@@ -18,7 +18,7 @@ use rdkafka::{
 use serde_json::{Value, json};
 use weir_plugin_api::{Identity, Lane};
 
-use super::{Verdict, producer::Message, verdict};
+use super::{Hold, producer::Message};
 
 /// The partition of the topic that is used.
 pub const PARTITION: i32 = 0;
@@ -105,20 +105,20 @@ fn key(store: u64, output: &str) -> String {
 /// Why the topic can't be used now.
 #[derive(Debug)]
 pub struct Unusable {
-    /// Not before a person does something.
-    pub hold: bool,
+    /// Whether to try again.
+    pub hold: Hold,
     pub reason: String,
 }
 
 impl Unusable {
     fn code(what: &str, code: RDKafkaErrorCode) -> Self {
-        Self { hold: matches!(verdict(code), Verdict::Hold), reason: format!("{what}: {code}") }
+        Self { hold: Hold::from(code), reason: format!("{what}: {code}") }
     }
 
     fn error(what: &str, error: &KafkaError) -> Self {
         match error.rdkafka_error_code() {
             Some(code) => Self::code(what, code),
-            None => Self { hold: false, reason: format!("{what}: {error}") },
+            None => Self { hold: Hold::No, reason: format!("{what}: {error}") },
         }
     }
 }
@@ -199,7 +199,10 @@ impl Place<'_> {
         // What others have not ended hides what lies behind it, and that may be ours.
         while end(&consumer, topic, &late)? < newest {
             if late() {
-                return Err(Unusable { hold: false, reason: format!("control topic `{topic}`: another producer's transaction is open") });
+                return Err(Unusable {
+                    hold: Hold::No,
+                    reason: format!("control topic `{topic}`: another producer's transaction is open"),
+                });
             }
             std::thread::park_timeout(POLL);
         }
@@ -228,7 +231,7 @@ impl Place<'_> {
                 None => {}
             }
             if late() {
-                return Err(Unusable { hold: false, reason: format!("control topic `{topic}` was not read to its end in time") });
+                return Err(Unusable { hold: Hold::No, reason: format!("control topic `{topic}` was not read to its end in time") });
             }
         }
     }

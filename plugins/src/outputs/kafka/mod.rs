@@ -20,6 +20,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use rdkafka::error::RDKafkaErrorCode;
@@ -67,6 +68,7 @@ fn build(section: &Section<'_>, context: &BuildContext) -> Option<Box<dyn Output
         producer: None,
         writes: 0,
         arrived: BTreeSet::new(),
+        missing: Missing::default(),
     }))
 }
 
@@ -80,6 +82,7 @@ struct Kafka {
     writes: u64,
     /// Points of the failed write before this one that arrived all the same.
     arrived: BTreeSet<(Lane, Identity)>,
+    missing: Missing,
 }
 
 /// Sets its flag when the write that owns it is dropped.
@@ -211,7 +214,7 @@ impl Kafka {
             // Its sequence numbers are lost: the next write starts with a new producer.
             self.producer = None;
         }
-        let outcome = outcome(&sent, &owners, rejected);
+        let outcome = outcome(&sent, &owners, rejected, &mut self.missing);
         self.remember(lane, points, &sent, &owners, &outcome);
         outcome
     }
@@ -236,9 +239,10 @@ fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii() && options::is_topic_byte(c as u8) { c } else { '_' }).collect()
 }
 
-/// The verdict on a write: what failed for good is rejected, anything that may yet arrive makes the whole a retry.
-fn outcome(sent: &Sent, owners: &[Vec<usize>], mut rejected: Vec<Rejection>) -> Outcome {
-    let mut retry = None;
+/// The verdict on a write: what failed for good is rejected, anything that may yet arrive makes the whole a retry. `missing` is of the writes
+/// before.
+fn outcome(sent: &Sent, owners: &[Vec<usize>], mut rejected: Vec<Rejection>, missing: &mut Missing) -> Outcome {
+    let (mut retry, now) = (None, Instant::now());
     for (report, owner) in sent.reports.iter().zip(owners) {
         let code = match report {
             Some(Ok(_)) => continue,
@@ -250,25 +254,76 @@ fn outcome(sent: &Sent, owners: &[Vec<usize>], mut rejected: Vec<Rejection>) -> 
             Verdict::Reject(status) => {
                 rejected.extend(owner.iter().map(|index| Rejection { index: *index, status: status.into(), reason: code.to_string() }));
             }
-            Verdict::Hold => return Outcome::Hold { reason: code.to_string() },
-            Verdict::Retry => retry = Some(code),
+            Verdict::Hold => return missing.failed(Hold::Yes, now, code.to_string()),
+            // What says that a topic is missing counts more than what timed out behind it.
+            Verdict::Missing => retry = Some(code),
+            Verdict::Retry => retry = retry.or(Some(code)),
         }
     }
     let Some(code) = retry else {
+        missing.found();
         rejected.sort_by_key(|r| r.index);
         return Outcome::Delivered { rejected, collapsed: 0, token: 0 };
     };
     match &sent.trouble {
-        Some((trouble, reason)) if matches!(verdict(*trouble), Verdict::Hold) => Outcome::Hold { reason: reason.clone() },
-        Some((_, reason)) => Outcome::Retry { after: None, reason: format!("{code}: {reason}") },
-        None => Outcome::Retry { after: None, reason: code.to_string() },
+        Some((trouble, reason)) if Hold::from(*trouble) == Hold::Yes => missing.failed(Hold::Yes, now, reason.clone()),
+        Some((trouble, reason)) => missing.failed(Hold::from(*trouble).max(code.into()), now, format!("{code}: {reason}")),
+        None => missing.failed(Hold::from(code), now, code.to_string()),
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Retry,
+    /// The broker does not know the topic. One that has just started, or is making it, knows it soon; else somebody has to make it.
+    Missing,
     Hold,
     Reject(&'static str),
+}
+
+/// Whether it makes sense to try again soon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Hold {
+    #[default]
+    No,
+    /// For a while: see [`Verdict::Missing`].
+    Missing,
+    /// Not before a person does something.
+    Yes,
+}
+
+impl From<RDKafkaErrorCode> for Hold {
+    fn from(code: RDKafkaErrorCode) -> Self {
+        match verdict(code) {
+            Verdict::Hold => Self::Yes,
+            Verdict::Missing => Self::Missing,
+            Verdict::Retry | Verdict::Reject(_) => Self::No,
+        }
+    }
+}
+
+/// How long a topic may be missing, all tries of that time having found a broker, until somebody has to make it.
+const MISSING_MAX: Duration = Duration::from_secs(60);
+
+/// Since when every try has found the topic missing.
+#[derive(Debug, Default)]
+struct Missing(Option<Instant>);
+
+impl Missing {
+    /// What is to be done after a write failed at this time.
+    fn failed(&mut self, hold: Hold, now: Instant, reason: String) -> Outcome {
+        let since = if hold == Hold::Missing { Some(*self.0.get_or_insert(now)) } else { None };
+        self.0 = since;
+        if hold == Hold::Yes || since.is_some_and(|since| now - since >= MISSING_MAX) {
+            return Outcome::Hold { reason };
+        }
+        Outcome::Retry { after: None, reason }
+    }
+
+    /// A write came to an end: there is a topic.
+    fn found(&mut self) {
+        self.0 = None;
+    }
 }
 
 fn verdict(code: RDKafkaErrorCode) -> Verdict {
@@ -277,6 +332,7 @@ fn verdict(code: RDKafkaErrorCode) -> Verdict {
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => Verdict::Reject("too_large"),
         Code::InvalidTopic => Verdict::Reject("topic"),
         Code::InvalidMessage | Code::InvalidRecord | Code::InvalidTimestamp | Code::BadMessage => Verdict::Reject("invalid"),
+        Code::UnknownTopic | Code::UnknownTopicOrPartition => Verdict::Missing,
         Code::TopicAuthorizationFailed
         | Code::ClusterAuthorizationFailed
         | Code::SaslAuthenticationFailed
@@ -284,8 +340,6 @@ fn verdict(code: RDKafkaErrorCode) -> Verdict {
         | Code::IllegalSASLState
         | Code::Authentication
         | Code::SSL
-        | Code::UnknownTopic
-        | Code::UnknownTopicOrPartition
         | Code::InvalidRequiredAcks
         | Code::TransactionalIdAuthorizationFailed
         | Code::GroupAuthorizationFailed

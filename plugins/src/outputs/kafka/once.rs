@@ -23,7 +23,7 @@ use weir_plugin_api::{
 };
 
 use super::{
-    GivenUp, Kafka, Prepared,
+    GivenUp, Hold, Kafka, Missing, Prepared,
     control::{self, Control, Place, Refused, Unusable},
     lives::Lives,
     options,
@@ -52,6 +52,7 @@ pub struct Once {
     /// Most points per transaction that the destination has accepted after it said "too large", and writes since.
     size_max: usize,
     writes: u32,
+    missing: Missing,
     /// The topic was found not to be compacted, and that was said.
     told: bool,
 }
@@ -70,6 +71,7 @@ impl Once {
             fenced: None,
             size_max: usize::MAX,
             writes: 0,
+            missing: Missing::default(),
             told: false,
         }
     }
@@ -97,10 +99,8 @@ impl Once {
             self.producer = producer;
         }
         let before = if failure.fenced { self.fenced.replace(Instant::now()) } else { None };
-        if failure.hold || before.is_some_and(|before| before.elapsed() < FENCES_APART) {
-            return Outcome::Hold { reason: failure.reason };
-        }
-        Outcome::Retry { after: None, reason: failure.reason }
+        let shut_out = before.is_some_and(|before| before.elapsed() < FENCES_APART);
+        self.missing.failed(if shut_out { Hold::Yes } else { failure.hold }, Instant::now(), failure.reason)
     }
 
     /// Takes the cursor from Kafka: what lies behind it is there.
@@ -196,6 +196,7 @@ impl Kafka {
             }
         }
         once.producer = Some(producer);
+        once.missing.found();
         if progress.halved && !progress.culprit {
             (once.size_max, once.writes) = (progress.largest.max(1), 0);
         } else if once.size_max != usize::MAX {
@@ -254,7 +255,7 @@ impl Kafka {
             // Nothing but the control record was in it.
             Ended::Refused(status) => {
                 let reason = format!("the control topic refuses its record: {status}");
-                Err(Failure { reason, hold: true, fenced: false, lost: false, purged: false })
+                Err(Failure { reason, hold: Hold::Yes, fenced: false, lost: false, purged: false })
             }
             Ended::Failed(failure) => Err(failure),
         }
@@ -302,7 +303,7 @@ impl Kafka {
         let mut config = self.checked.client.clone();
         config.set("transactional.id", id).set("transaction.timeout.ms", options::transaction_timeout(options).as_millis().to_string());
         let new = Producer::new(&config, &self.name, options.timeout);
-        new.map_err(|e| Failure { reason: e.0, hold: true, fenced: false, lost: false, purged: false })
+        new.map_err(|e| Failure { reason: e.0, hold: Hold::Yes, fenced: false, lost: false, purged: false })
     }
 
     /// Shuts out every producer before this one and takes the cursor as they have left it.
@@ -352,5 +353,5 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce(&AtomicBool) -> T + Send 
     let guard = GivenUp(Arc::clone(&flag));
     let done = tokio::task::spawn_blocking(move || work(&flag)).await;
     drop(guard);
-    done.map_err(|_| Failure { reason: "the write was interrupted".into(), hold: false, fenced: false, lost: true, purged: false })
+    done.map_err(|_| Failure { reason: "the write was interrupted".into(), hold: Hold::No, fenced: false, lost: true, purged: false })
 }

@@ -32,6 +32,7 @@ fn kafka(extra: &[(&str, Item)]) -> Kafka {
         once: None,
         writes: 0,
         arrived: BTreeSet::new(),
+        missing: Missing::default(),
     }
 }
 
@@ -131,20 +132,21 @@ fn what_arrived_is_not_sent_again_after_a_failure() {
     let (points, owners) = (three(), vec![vec![0], vec![1], vec![2]]);
     let timed_out = Some(Err(RDKafkaErrorCode::MessageTimedOut));
     let sent = Sent { reports: vec![Some(Ok(0)), timed_out, Some(Ok(0))], trouble: None, fatal: false };
-    let verdict = outcome(&sent, &owners, Vec::new());
+    let verdict = outcome(&sent, &owners, Vec::new(), &mut Missing::default());
     assert!(matches!(verdict, Outcome::Retry { .. }));
     kafka.remember(Lane::Results, &points, &sent, &owners, &verdict);
     assert_eq!(kafka.prepare(Lane::Results, &points).owners, [vec![1]]);
     let sent = Sent { reports: vec![Some(Ok(0))], trouble: None, fatal: false };
-    let verdict = outcome(&sent, &[vec![1]], Vec::new());
+    let verdict = outcome(&sent, &[vec![1]], Vec::new(), &mut Missing::default());
     kafka.remember(Lane::Results, &points, &sent, &[vec![1]], &verdict);
     assert_eq!(kafka.prepare(Lane::Results, &points).owners.len(), 3, "another write starts from nothing");
 }
 
 #[test]
 fn verdicts_follow_the_broker() {
-    let of =
-        |code, owners: Vec<usize>, trouble| outcome(&Sent { reports: vec![Some(Err(code))], trouble, fatal: false }, &[owners], Vec::new());
+    let of = |code, owners: Vec<usize>, trouble| {
+        outcome(&Sent { reports: vec![Some(Err(code))], trouble, fatal: false }, &[owners], Vec::new(), &mut Missing::default())
+    };
     use RDKafkaErrorCode as Code;
     assert!(matches!(of(Code::MessageSizeTooLarge, vec![0, 1], None), Outcome::TooLarge));
     assert!(
@@ -154,4 +156,21 @@ fn verdicts_follow_the_broker() {
     assert!(matches!(of(Code::MessageTimedOut, vec![0], None), Outcome::Retry { .. }));
     let denied = Some((Code::Authentication, "SASL authentication failed".to_owned()));
     assert!(matches!(of(Code::MessageTimedOut, vec![0], denied), Outcome::Hold { .. }));
+}
+
+#[test]
+fn a_missing_topic_is_tried_again_for_a_minute_until_somebody_has_to_make_it() {
+    use RDKafkaErrorCode as Code;
+    let (start, mut missing) = (Instant::now(), Missing::default());
+    let mut after = |seconds, code: Code| {
+        let outcome = missing.failed(code.into(), start + Duration::from_secs(seconds), String::new());
+        matches!(outcome, Outcome::Hold { .. })
+    };
+    assert!(!after(0, Code::UnknownTopicOrPartition), "a broker that has just started may not know it yet");
+    assert!(!after(59, Code::UnknownTopic));
+    assert!(after(60, Code::UnknownTopicOrPartition), "nobody makes it");
+    assert!(after(120, Code::UnknownTopic), "and goes on so");
+    assert!(!after(130, Code::BrokerTransportFailure), "the broker is away");
+    assert!(!after(200, Code::UnknownTopicOrPartition), "when it is back it has its time again");
+    assert!(after(201, Code::TopicAuthorizationFailed), "nothing else waits");
 }

@@ -15,7 +15,7 @@ use rdkafka::{
 };
 
 use super::{
-    Verdict,
+    Hold, Verdict,
     producer::{Message, Producer, Sent},
     verdict,
 };
@@ -42,8 +42,8 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct Failure {
     pub reason: String,
-    /// Not before a person does something.
-    pub hold: bool,
+    /// Whether to try again.
+    pub hold: Hold,
     /// Another producer has taken over the transactional id, or the broker has ended the transaction by itself.
     pub fenced: bool,
     /// The producer can't be used any more.
@@ -101,7 +101,7 @@ impl Producer {
                 let reason = if aborted.fenced { aborted.reason } else { failure.reason };
                 Ended::Failed(Failure {
                     reason,
-                    hold: failure.hold || aborted.hold,
+                    hold: failure.hold.max(aborted.hold),
                     fenced: failure.fenced || aborted.fenced,
                     lost: true,
                     purged: false,
@@ -143,16 +143,16 @@ impl Producer {
         if fenced {
             let reason = "another producer has taken over the transactional id, or the broker has ended a transaction that took too long: \
                           every output of every agent needs a `transactional_id` of its own";
-            return Failure { reason: reason.into(), hold: false, fenced, lost: true, purged: false };
+            return Failure { reason: reason.into(), hold: Hold::No, fenced, lost: true, purged: false };
         }
-        let hold = matches!(verdict(cause), Verdict::Hold);
+        let hold = Hold::from(cause);
         let said = match (&fatal, error) {
             (Some((code, text)), _) => format!("{code}: {text}"),
             (None, KafkaError::Transaction(e)) => e.string(),
             (None, error) => error.to_string(),
         };
         let (hold, reason) = match self.trouble() {
-            Some((trouble, text)) => (hold || matches!(verdict(trouble), Verdict::Hold), format!("{said}: {text}")),
+            Some((trouble, text)) => (hold.max(Hold::from(trouble)), format!("{said}: {text}")),
             None => (hold, said),
         };
         Failure { reason, hold, fenced, lost: fatal.is_some() || !abort, purged: false }
@@ -167,19 +167,22 @@ fn refusal(sent: &Sent) -> Option<Ended> {
         None => Some(RDKafkaErrorCode::MessageTimedOut),
     });
     // Once one has failed, those behind it fail for that alone.
-    let mut failed: Option<(RDKafkaErrorCode, bool)> = None;
+    let mut failed: Option<(RDKafkaErrorCode, Hold)> = None;
     for code in failures.clone() {
         match verdict(code) {
             Verdict::Reject(status) => return Some(Ended::Refused(status)),
-            Verdict::Hold => failed = Some((code, true)),
-            Verdict::Retry if failed.is_none() => failed = Some((code, false)),
-            Verdict::Retry => {}
+            Verdict::Retry | Verdict::Missing | Verdict::Hold => {
+                let hold = Hold::from(code);
+                if failed.is_none_or(|(_, worst)| worst < hold) {
+                    failed = Some((code, hold));
+                }
+            }
         }
     }
     let (code, hold) = failed?;
-    let purged = !hold && failures.all(|code| matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight));
+    let purged = hold == Hold::No && failures.all(|code| matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight));
     let (hold, reason) = match &sent.trouble {
-        Some((trouble, text)) => (hold || matches!(verdict(*trouble), Verdict::Hold), format!("{code}: {text}")),
+        Some((trouble, text)) => (hold.max(Hold::from(*trouble)), format!("{code}: {text}")),
         None => (hold, code.to_string()),
     };
     Some(Ended::Failed(Failure { reason, hold, fenced: false, lost: false, purged }))
