@@ -16,6 +16,7 @@ use std::{
 };
 
 use crate::support::{
+    Directory,
     agent::Agent,
     bounded, eventually,
     mqtt::Publisher,
@@ -151,7 +152,7 @@ fn a_moment(random: &mut u64, most: u64) {
 fn kafka_sees_each_result_once_whoever_is_killed() {
     let (kills, seed) = (number("WEIR_KILLS").unwrap_or(KILLS), number("WEIR_SEED").unwrap_or(u64::from(std::process::id())));
     println!("WEIR_KILLS={kills} WEIR_SEED={seed}");
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let path = directory.path();
     let (mosquitto, mut kafka) = (servers::mosquitto(path, ""), servers::kafka(path));
     let mut agent = Agent::start(path, &config(mosquitto.port, kafka.port));
@@ -240,7 +241,7 @@ fn lose(path: &Path, names: &[&str]) {
 
 #[test]
 fn a_store_that_begins_again_takes_nothing_for_delivered() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let path = directory.path();
     let mut kafka = servers::kafka(path);
     // Kept seven days and then forgotten: not what a cursor wants.

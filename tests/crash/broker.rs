@@ -7,6 +7,7 @@ use super::rig::{
     passed_and_windows, settle, subscribed, subscribed_with, wait_recorded, wait_subscribed,
 };
 use crate::support::{
+    Directory,
     agent::Agent,
     eventually,
     link::Link,
@@ -16,7 +17,7 @@ use crate::support::{
 
 #[test]
 fn acknowledgements_that_do_not_arrive_before_a_kill_make_no_reading_count_twice() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let (path, mut chance) = (directory.path(), Chance::new());
     let broker = rig::broker(path);
     let link = Link::to(broker.port);
@@ -41,7 +42,7 @@ fn acknowledgements_that_do_not_arrive_before_a_kill_make_no_reading_count_twice
 
 #[test]
 fn a_broker_restarted_with_its_sessions_and_kills_in_between_repeat_nothing_in_the_windows() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let (path, mut chance) = (directory.path(), Chance::new());
     let mut broker = rig::broker(path);
     let mut agent = subscribed(path, &broker, FILE_OUTPUT);
@@ -96,7 +97,7 @@ fn finish(agent: Agent, broker: &Server, path: &Path, total: u64) -> u64 {
 
 #[test]
 fn a_broker_that_forgets_the_session_costs_what_it_has_forgotten_and_nothing_counts_twice() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let (path, mut chance) = (directory.path(), Chance::new());
     let mut broker = rig::broker_with(path, "persistence false\n");
     let mut agent = subscribed(path, &broker, &format!("{PASSING}{FILE_OUTPUT}"));
@@ -125,7 +126,7 @@ fn a_broker_that_forgets_the_session_costs_what_it_has_forgotten_and_nothing_cou
 #[test]
 fn a_long_backlog_is_counted_once_when_the_broker_reads_no_acknowledgements_before_a_kill() {
     const BACKLOG: u64 = 100_000;
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let (path, mut chance) = (directory.path(), Chance::new());
     let broker = rig::broker(path);
     subscribed(path, &broker, FILE_OUTPUT).kill();
@@ -167,7 +168,7 @@ fn dropped(broker: &Server) -> u64 {
 
 #[test]
 fn a_broker_whose_queue_runs_over_counts_what_it_drops_and_the_agent_counts_the_rest_once() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let path = directory.path();
     let broker = servers::mosquitto(path, "max_queued_messages 500\nautosave_on_changes false\nautosave_interval 0\nsys_interval 1\n");
     let agent = subscribed(path, &broker, &format!("{PASSING}{FILE_OUTPUT}"));
@@ -186,7 +187,7 @@ fn a_broker_whose_queue_runs_over_counts_what_it_drops_and_the_agent_counts_the_
 /// like any other, and so it counts.
 #[test]
 fn what_a_publisher_repeats_is_published_twice_and_counts_twice() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let path = directory.path();
     let broker = rig::broker(path);
     let agent = subscribed(path, &broker, FILE_OUTPUT);

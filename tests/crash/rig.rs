@@ -4,7 +4,7 @@
 //! Moments are drawn from a seed, which is printed, and given as how far the publisher has come, so that no test waits for a time.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     hash::{BuildHasher, RandomState},
     path::Path,
@@ -82,10 +82,26 @@ pub fn expected_of(numbers: impl IntoIterator<Item = u64>) -> Windows {
 
 /// Fails with the windows that are missing, too many or wrong.
 pub fn assert_same(found: &Windows, expected: &Windows) {
-    let wrong: Vec<_> = expected.iter().filter(|(key, values)| found.get(key) != Some(values)).map(|(k, v)| (k, v, found.get(k))).collect();
-    let strange: Vec<_> = found.iter().filter(|(key, _)| !expected.contains_key(key)).collect();
-    let (some, more) = (&wrong[..wrong.len().min(20)], wrong.len().saturating_sub(20));
-    assert!(wrong.is_empty() && strange.is_empty(), "windows as expected and as found: {some:?} and {more} more; unexpected: {strange:?}");
+    assert_same_but(found, expected, &[]);
+}
+
+/// The same, and names with each the kill that is nearest: `killed_at` are the readings that were published then.
+pub fn assert_same_but(found: &Windows, expected: &Windows, killed_at: &[u64]) {
+    let numbers = |windows: &Windows| windows.values().map(|window| window.0).sum::<u64>();
+    let keys: BTreeSet<_> = found.keys().chain(expected.keys()).collect();
+    let wrong = keys.into_iter().filter(|key| found.get(key) != expected.get(key)).map(|key| {
+        let (found, expected) = (found.get(key).copied().unwrap_or_default(), expected.get(key).copied().unwrap_or_default());
+        let published = key.1 * PER_SECOND;
+        let kill = killed_at.iter().enumerate().min_by_key(|(_, at)| at.abs_diff(published)).map(|(n, at)| (n + 1, at));
+        let (more, by) = (found.0 as i64 - expected.0 as i64, found.1 as i64 - expected.1 as i64);
+        format!(
+            "device {} second {}: count {} instead of {} ({more:+}), sum {by:+}, kill nearest {kill:?}",
+            key.0, key.1, found.0, expected.0
+        )
+    });
+    let wrong: Vec<_> = wrong.collect();
+    let some = wrong[..wrong.len().min(40)].join("\n");
+    assert!(wrong.is_empty(), "{} windows are wrong, {} readings of {}:\n{some}", wrong.len(), numbers(found), numbers(expected));
 }
 
 /// Fails unless the output file holds each window of the readings `0..total` once, and nothing else.
@@ -268,22 +284,32 @@ pub fn wait_recorded(agent: &Agent, total: u64) {
 
 /// Waits until every one of the readings is recorded and all their windows have left, and proves that each counted once; the status then.
 pub fn settle(agent: &Agent, broker: &Server, total: u64) -> Value {
+    let status = settled(agent, broker, total);
+    counted_once(&status, total);
+    status
+}
+
+/// The same without a proof: for a test that looks at the windows first, which tell more.
+pub fn settled(agent: &Agent, broker: &Server, total: u64) -> Value {
     close_windows(broker.port, total);
     wait_recorded(agent, total + DEVICES);
     let windows = expected(total).len() as u64;
     let left =
         |status: &Value| status["outputs"].as_array().is_some_and(|all| all.iter().all(|o| o["delivered"].as_u64() >= Some(windows)));
     let start = Instant::now();
-    let status = eventually("every window has left", || {
+    eventually("every window has left", || {
         let status = agent.status();
         let stands = start.elapsed() > PATIENCE / 2;
         assert!(left(&status) || !stands, "windows do not leave: {status}\n{}", agent.log());
         left(&status).then_some(status)
-    });
+    })
+}
+
+/// Proves that each reading counted once on its way, and names the first place where it did not.
+pub fn counted_once(status: &Value, total: u64) {
     assert_eq!(status["inputs"][0]["recorded"], total + DEVICES, "each reading is recorded once: {status}");
     assert_eq!(status["operators"][0]["applied"], total + DEVICES, "and counted once: {status}");
-    balances(&status);
-    status
+    balances(status);
 }
 
 /// Every line of the ledger balances.
@@ -321,5 +347,6 @@ pub fn broker(path: &Path) -> Server {
 
 /// The same with more in its configuration.
 pub fn broker_with(path: &Path, more: &str) -> Server {
-    servers::mosquitto(path, &format!("autosave_on_changes false\nautosave_interval 0\n{more}"))
+    let log = if std::env::var_os("WEIR_MOSQUITTO_LOG").is_some() { "log_type all\n" } else { "" };
+    servers::mosquitto(path, &format!("autosave_on_changes false\nautosave_interval 0\n{log}{more}"))
 }

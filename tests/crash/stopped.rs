@@ -3,14 +3,14 @@
 use super::rig::{
     self, Chance, FILE_OUTPUT, PER_SECOND, Stream, assert_in_file, assert_same, expected, in_influx, influx_output, settle, subscribed_with,
 };
-use crate::support::{agent::Agent, eventually, servers};
+use crate::support::{Directory, agent::Agent, eventually, servers};
 
 /// Stops of one test.
 const STOPS: usize = 2;
 
 #[test]
 fn an_agent_that_stood_still_until_the_broker_gave_it_up_goes_on_and_counts_each_reading_once() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let (path, mut chance) = (directory.path(), Chance::new());
     let broker = rig::broker(path);
     let config = rig::config(broker.port, FILE_OUTPUT).replace("keepalive = \"60s\"", "keepalive = \"1s\"");
@@ -42,7 +42,7 @@ fn an_agent_that_stood_still_until_the_broker_gave_it_up_goes_on_and_counts_each
 
 #[test]
 fn a_broker_that_stood_still_until_the_agent_gave_it_up_goes_on_and_each_reading_counts_once() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let (path, mut chance) = (directory.path(), Chance::new());
     let broker = rig::broker(path);
     let config = rig::config(broker.port, FILE_OUTPUT)
@@ -65,7 +65,7 @@ fn a_broker_that_stood_still_until_the_agent_gave_it_up_goes_on_and_each_reading
 
 #[test]
 fn a_store_that_stands_still_for_longer_than_a_write_may_take_gets_each_window_right() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let (path, mut chance) = (directory.path(), Chance::new());
     let (broker, influx) = (rig::broker(path), servers::influxdb(path));
     let config = rig::config(broker.port, &(influx_output(&influx) + "timeout = \"1s\"\n" + FILE_OUTPUT));

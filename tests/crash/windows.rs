@@ -5,10 +5,10 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::rig::{
-    self, Chance, FILE_OUTPUT, PER_SECOND, Stream, assert_in_file, assert_same, expected, in_influx, influx_output, kills, settle,
-    subscribed,
+    self, Chance, FILE_OUTPUT, PER_SECOND, Stream, assert_in_file, assert_same, assert_same_but, counted_once, expected, in_file,
+    in_influx, influx_output, kills, settle, settled, subscribed,
 };
-use crate::support::{agent::Agent, eventually, servers};
+use crate::support::{Directory, agent::Agent, eventually, servers};
 
 /// What a test found, for whoever reads its output.
 fn report(what: &str, start: Instant, total: u64, kills: u64, status: &Value) {
@@ -24,53 +24,59 @@ fn report(what: &str, start: Instant, total: u64, kills: u64, status: &Value) {
 
 #[test]
 fn windows_of_a_fast_stream_are_exact_in_influxdb_and_in_a_file_through_kills_at_random_moments() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let (path, mut chance, start) = (directory.path(), Chance::new(), Instant::now());
     let (broker, influx) = (rig::broker(path), servers::influxdb(path));
     let mut agent = subscribed(path, &broker, &(influx_output(&influx) + FILE_OUTPUT));
     let stream = Stream::start(broker.port, 0);
+    let mut killed_at = Vec::new();
     for _ in 0..kills() {
         // Up to most of a second: while it starts, replays, connects, catches up, or runs as always.
         stream.advance(chance.below(PER_SECOND * 3 / 4));
+        killed_at.push(stream.sent());
         agent.kill();
         agent = Agent::spawn_written(path);
     }
     let total = stream.stop();
     agent.wait_ready();
-    let status = settle(&agent, &broker, total);
+    let status = settled(&agent, &broker, total);
     report("influxdb and file", start, total, kills(), &status);
     assert!(agent.terminate().success());
+    assert_same_but(&in_file(path).0, &expected(total), &killed_at);
     assert_same(&in_influx(&influx), &expected(total));
     assert_in_file(path, total);
+    counted_once(&status, total);
 }
 
 #[cfg(feature = "full")]
 #[test]
 fn windows_of_a_fast_stream_are_exact_in_kafka_through_kills_at_random_moments() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let (path, mut chance, start) = (directory.path(), Chance::new(), Instant::now());
     let (broker, kafka) = (rig::broker(path), servers::kafka(path));
     let mut agent = subscribed(path, &broker, &rig::kafka_output(&kafka));
-    let stream = Stream::start(broker.port, 0);
+    let (stream, mut killed_at) = (Stream::start(broker.port, 0), Vec::new());
     for _ in 0..kills() {
         stream.advance(chance.below(PER_SECOND * 3 / 4));
+        killed_at.push(stream.sent());
         agent.kill();
         agent = Agent::spawn_written(path);
     }
     let total = stream.stop();
     agent.wait_ready();
-    let status = settle(&agent, &broker, total);
+    let status = settled(&agent, &broker, total);
     assert!(agent.terminate().success());
     // At least once: a window may be there again, with the same values.
     let (windows, repeated) = rig::in_kafka(&kafka);
     report(&format!("kafka, {repeated} windows twice"), start, total, kills(), &status);
-    assert_same(&windows, &expected(total));
+    assert_same_but(&windows, &expected(total), &killed_at);
+    counted_once(&status, total);
 }
 
 /// A kill before anything is there, then one that finds half of a store, and so on.
 #[test]
 fn kills_during_the_very_first_start_leave_a_directory_that_starts() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let (path, mut chance) = (directory.path(), Chance::new());
     let broker = rig::broker(path);
     Agent::write_config(path, &rig::config(broker.port, FILE_OUTPUT));
@@ -108,7 +114,7 @@ fn files(path: &std::path::Path) -> u64 {
 
 #[test]
 fn kills_during_reloads_and_during_stops_count_nothing_twice_and_lose_nothing() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let (path, mut chance) = (directory.path(), Chance::new());
     let broker = rig::broker(path);
     let mut agent = subscribed(path, &broker, FILE_OUTPUT);
@@ -137,7 +143,7 @@ fn kills_during_reloads_and_during_stops_count_nothing_twice_and_lose_nothing() 
 
 #[test]
 fn two_kills_in_quick_succession_find_the_same_journal_twice() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = Directory::new();
     let (path, mut chance) = (directory.path(), Chance::new());
     let broker = rig::broker(path);
     let mut agent = subscribed(path, &broker, FILE_OUTPUT);

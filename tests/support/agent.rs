@@ -168,6 +168,17 @@ impl Agent {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
 
+    /// Writes what its threads are doing to the file `threads`, for a test that fails because it does nothing.
+    fn note_threads(&self) {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let of = |task: &Path, what: &str| fs::read_to_string(task.join(what)).unwrap_or_default();
+        let threads = tasks.map(|task| {
+            let task = task.path();
+            format!("{}{}\n{}\n", of(&task, "comm"), of(&task, "wchan"), of(&task, "stat"))
+        });
+        let _ = fs::write(self.directory.join("threads"), threads.collect::<String>());
+    }
+
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -199,7 +210,10 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // A test that failed leaves nothing behind.
+        if std::thread::panicking() {
+            self.note_threads();
+        }
+        // A test that failed leaves no process behind.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -8,9 +8,12 @@ pub mod servers;
 
 use std::{
     net::TcpListener,
+    path::Path,
     process::{Child, Command, ExitStatus},
     time::{Duration, Instant},
 };
+
+use tempfile::TempDir;
 
 /// Longest time anything in a test may take to come true.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,6 +41,31 @@ pub fn bounded() -> Command {
     let mut command = Command::new("timeout");
     command.args(["--signal", "KILL", &PATIENCE.as_secs().to_string()]);
     command
+}
+
+/// A temporary directory that stays, and is named, when the test fails: what the agent, its store and the servers left tells why.
+pub struct Directory(Option<TempDir>);
+
+impl Directory {
+    /// A new one.
+    pub fn new() -> Self {
+        Self(Some(tempfile::tempdir().expect("a temporary directory")))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.as_ref().expect("it is there until it is dropped").path()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Some(directory) = self.0.take()
+            && std::thread::panicking()
+        {
+            eprintln!("what the test left is in {}", directory.keep().display());
+        }
+    }
 }
 
 /// A TCP port nobody uses right now.
