@@ -40,6 +40,8 @@ struct Entry {
 struct Remembered {
     entries: BTreeMap<Said, Entry>,
     recorded: u64,
+    /// The longest span there was: those of an eighth of it are forgotten together.
+    longest: i64,
     /// Everything that was ever on it.
     ever: BTreeSet<Said>,
 }
@@ -48,9 +50,11 @@ impl Remembered {
     /// What is too old, or has too many behind it, is taken off. It is remembered for the span at least, and for an eighth more at most.
     fn expire(&mut self, spec: &DedupSpec, observed: i64) {
         let recorded = self.recorded;
+        self.longest = self.longest.max(spec.within);
+        let longest = self.longest;
         self.entries.retain(|_, entry| {
             entry.doubtful |= observed - entry.observed >= spec.within;
-            recorded - entry.place <= spec.entries_max as u64 && observed - entry.observed < spec.within + spec.within / 8
+            recorded - entry.place <= spec.entries_max as u64 && observed - entry.observed < spec.within + longest / 8
         });
     }
 

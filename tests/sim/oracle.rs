@@ -43,6 +43,8 @@ struct Block {
     at: i64,
     /// The write budget had no room for it, and it did not come with a checkpoint.
     over_budget: bool,
+    /// The configuration it brings, if it does.
+    config: Option<Arc<EngineSpec>>,
 }
 
 impl Block {
@@ -86,7 +88,18 @@ impl Committed {
 
     /// A block was handed to the disk.
     pub fn append(&mut self, meta: &BlockMeta, bytes: &[u8], at: i64, over_budget: bool) {
-        self.blocks.push(Block { meta: meta.clone(), bytes: bytes.to_vec(), taken: std::mem::take(&mut self.open), at, over_budget });
+        let taken = std::mem::take(&mut self.open);
+        let mut block = Block { meta: meta.clone(), bytes: bytes.to_vec(), taken, at, over_budget, config: None };
+        // By itself: a configuration names nothing outside.
+        let (nothing, mut config) = (EngineSpec::default(), None);
+        let mut table = SeriesTable::new(nothing.limits.series_max);
+        let _ = block.decode(&nothing, &mut table, |_, _, record, _| {
+            if let Record::Config { spec } = record {
+                config = EngineSpec::from_bytes(spec).ok();
+            }
+        });
+        block.config = config.map(Arc::new);
+        self.blocks.push(block);
     }
 
     /// First and last records of the blocks the write budget had no room for.
@@ -138,6 +151,25 @@ impl Committed {
         Ok([tail, middle])
     }
 
+    /// The order of outputs that the records lead to.
+    pub fn order(&self, first: &EngineSpec) -> Order {
+        self.blocks.iter().filter_map(|b| b.config.as_ref()).fold(Order::first(first), |order, spec| order.next(first, spec))
+    }
+
+    /// Applies every record, in order, under the configuration of its day, and says how the outputs of that day are ordered.
+    pub fn day_by_day(&self, first: &Arc<EngineSpec>, mut apply: impl FnMut(u64, &Record<'_>, &Order)) -> Result<(), String> {
+        let (mut spec, mut order) = (Arc::clone(first), Order::first(first));
+        let mut table = SeriesTable::new(spec.limits.series_max);
+        for block in &self.blocks {
+            block.decode(&spec, &mut table, |sequence, _, record, _| apply(sequence, record, &order))?;
+            if let Some(edited) = &block.config {
+                (order, spec) = (order.next(first, edited), Arc::clone(edited));
+                table = SeriesTable::new(spec.limits.series_max);
+            }
+        }
+        Ok(())
+    }
+
     /// Applies every record, in order, with the names of the first configuration for ids.
     pub fn each(
         &self,
@@ -167,15 +199,11 @@ impl Committed {
     /// When a record can't be read back.
     pub fn results(&self, first: &Arc<EngineSpec>) -> Result<(Made, Vec<bool>), String> {
         let mut all = BTreeMap::new();
-        let (mut spec, mut order) = (Arc::clone(first), Order::of(first, first));
+        let (mut spec, mut order) = (Arc::clone(first), Order::first(first));
         let mut table = SeriesTable::new(spec.limits.series_max);
         let (mut operators, mut results) = (Operators::new(Arc::clone(&spec)), Results::default());
         for block in &self.blocks {
-            let mut edited = None;
             block.decode(&spec, &mut table, |sequence, stamp, record, table| {
-                if let Record::Config { spec } = record {
-                    edited = Some(spec.to_vec());
-                }
                 if matches!(record, Record::Config { .. } | Record::Delivered { .. } | Record::Expired { .. } | Record::Thinned { .. }) {
                     return;
                 }
@@ -190,8 +218,7 @@ impl Committed {
                     }
                 }
             })?;
-            let Some(edited) = edited else { continue };
-            let edited = Arc::new(EngineSpec::from_bytes(&edited).map_err(|e| e.to_string())?);
+            let Some(edited) = block.config.clone() else { continue };
             if crate::is_traced() {
                 eprintln!(
                     "{:>8} {:?} {:?}",
@@ -203,7 +230,7 @@ impl Committed {
             if edited != spec {
                 let mut moved = SeriesTable::new(edited.limits.series_max);
                 (operators, _) = operators.migrated(&table, Arc::clone(&edited), &mut moved).map_err(|e| e.to_string())?;
-                (order, spec, table) = (Order::of(first, &edited), edited, moved);
+                (order, spec, table) = (order.next(first, &edited), edited, moved);
             }
         }
         Ok((all, operators.levels().to_vec()))

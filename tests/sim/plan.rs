@@ -58,6 +58,10 @@ pub enum Bug {
     ThinnedForgotten,
     /// Nobody says how often the disk was synced beyond the commits.
     SyncsUntold,
+    /// An output is removed, and nobody says what waited for it.
+    BacklogUntold,
+    /// Outputs are told apart by the places they had before an edit.
+    PlacesKept,
 }
 
 /// Which faults occur, next to crashes.
@@ -129,6 +133,8 @@ pub struct Plan {
     pub thins: bool,
     /// The disk may be synced a few times a minute only.
     pub thrifty: bool,
+    /// Edits add and remove outputs.
+    pub changing: bool,
 }
 
 impl Plan {
@@ -150,6 +156,8 @@ impl Plan {
             dedup: random.once_in(2),
             thins: random.once_in(3),
             thrifty,
+            // What rots may be what says which outputs there were.
+            changing: wide.edits && !wide.rots() && random.once_in(2),
             // A run must be longer than a minute.
             calm: wide.calm || thrifty,
             ..wide
@@ -211,6 +219,7 @@ impl Plan {
             dedup: false,
             thins: false,
             thrifty: false,
+            changing: false,
         }
     }
 
@@ -228,6 +237,7 @@ impl Plan {
             Bug::ReleasedEarly => Self { slow: true, ..plain },
             Bug::SeenForgotten => Self { dedup: true, ..plain },
             Bug::ThinnedForgotten => Self { thins: true, batches: 120, ..plain },
+            Bug::BacklogUntold | Bug::PlacesKept => Self { edits: true, changing: true, batches: 120, ..plain },
             Bug::SyncsUntold => Self { thrifty: true, calm: true, ..plain },
             _ => plain,
         }

@@ -121,6 +121,16 @@ fn syncs_that_nobody_is_told_of_are_found() {
 }
 
 #[test]
+fn a_backlog_that_goes_unsaid_is_found() {
+    found(Bug::BacklogUntold);
+}
+
+#[test]
+fn outputs_that_keep_their_places_are_found() {
+    found(Bug::PlacesKept);
+}
+
+#[test]
 fn a_dedup_that_forgets_with_a_restart_is_found() {
     found(Bug::SeenForgotten);
 }

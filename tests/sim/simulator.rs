@@ -8,7 +8,7 @@ use std::{
 use weir_engine::{
     core::{Core, Effect, Event, Now},
     record::ClockQuality,
-    spec::{EngineSpec, OnStorageFailure},
+    spec::{EngineSpec, OnStorageFailure, OutputSpec},
 };
 use weir_store::{Store, StoreOptions, memory::MemoryFiles};
 
@@ -67,6 +67,8 @@ pub struct Seen {
     pub transitions: u64,
     /// Points that `dedup` recognised.
     pub deduped: u64,
+    /// Outputs that were removed while something waited for them.
+    pub dropped: u64,
     /// Points that were left out to make room.
     pub thinned: u64,
     /// Syncs past the write budget.
@@ -94,6 +96,7 @@ impl std::ops::AddAssign for Seen {
         self.unsafe_batches += more.unsafe_batches;
         self.transitions += more.transitions;
         self.deduped += more.deduped;
+        self.dropped += more.dropped;
         self.thinned += more.thinned;
         self.over_budget += more.over_budget;
         self.held_by_budget += more.held_by_budget;
@@ -140,6 +143,11 @@ impl Clock {
 /// Whether blocks count before they are durable.
 pub fn is_hasty(plan: Plan) -> bool {
     matches!(plan.bug, Some(Bug::AcknowledgedEarly | Bug::ReleasedEarly))
+}
+
+/// What is behind an output. The first one may know where it stands.
+pub fn sink(plan: Plan, index: usize, output: &OutputSpec) -> Sink {
+    Sink::new(index as u16, plan.knowing && index == 0, output.edge, plan.bug).asking(plan.seed >= WIDE)
 }
 
 /// The simulated agent.
@@ -225,9 +233,6 @@ impl Simulator {
         let store_options = StoreOptions { journal_bytes_max: spec.storage.journal_bytes_max, new_id: 1 + plan.seed };
         let (store, _) = Store::open(files.clone(), &store_options).map_err(|e| e.to_string())?;
         let clock = Clock { elapsed: 0, boot: 0, shift: 0, quality: ClockQuality::Synced, stopped: 0 };
-        let sink = |(index, output): (usize, &weir_engine::spec::OutputSpec)| {
-            Sink::new(index as u16, plan.knowing && index == 0, output.edge, plan.bug).asking(plan.seed >= WIDE)
-        };
         let untimed = plan.seed >= WIDE && plan.trouble == Trouble::Clock;
         let readings = Readings { seed: plan.seed, recent: plan.recent, untimed, dedup: plan.dedup };
         let source = |input| Source::new(input, readings, plan.batches, plan.bug);
@@ -237,7 +242,7 @@ impl Simulator {
             random,
             other: Random(plan.seed ^ 0x2545_f491_4f6c_dd1d),
             first: Arc::clone(&spec),
-            order: Order::of(&spec, &spec),
+            order: Order::first(&spec),
             files,
             store,
             disk: Disk::new(is_hasty(plan), 0),
@@ -250,7 +255,7 @@ impl Simulator {
             unjournaled: Vec::new(),
             readings,
             sources: (0..INPUTS).map(source).collect(),
-            sinks: spec.outputs.iter().enumerate().map(sink).collect(),
+            sinks: spec.outputs.iter().enumerate().map(|(index, output)| sink(plan, index, output)).collect(),
             number: 0,
             committed: Committed::default(),
             level: None,
@@ -295,7 +300,7 @@ impl Simulator {
             && self.inbox.is_empty()
             && self.disk.is_idle()
             && self.core.is_idle()
-            && self.sinks.iter().all(Sink::is_idle)
+            && self.order.in_force().into_iter().all(|sink| self.sinks[sink].is_idle())
     }
 
     /// Whether it dies again and again. Not in the end: one that can't deliver as much as it has between two deaths would never come to rest.
@@ -354,6 +359,7 @@ impl Simulator {
             99 if self.core.is_failed() => self.crashed = true,
             99 if self.random.once_in(4) => {
                 let (output, held) = (self.random.below(3) as u16, self.random.once_in(2));
+                let output = output.min(self.spec.outputs.len() as u16 - 1);
                 self.step(Event::Held { output, held })?;
             }
             _ => {
@@ -506,7 +512,8 @@ impl Simulator {
 
     /// An output does something, unless it is away.
     fn output(&mut self) -> Result<(), String> {
-        let output = self.random.below(self.sinks.len() as u64) as usize;
+        let sinks = self.order.in_force();
+        let output = sinks[self.random.below(sinks.len() as u64) as usize];
         let away = if self.plan.bounded || self.plan.thins { 3 } else { 1 };
         if (self.clock.elapsed / 500_000_000 + output as i64) % 4 < away && self.finished_at.is_none() {
             return Ok(());

@@ -56,6 +56,8 @@ pub struct Sink {
     running: Option<u64>,
     /// Lets go of alerts first: a planted bug.
     drops_alerts: bool,
+    /// Goes by the place it had at first: a planted bug.
+    keeps_place: bool,
     lanes: [Task; 2],
     /// Results of records up to here may come to be others: damage has changed their causes.
     pub disturbed: u64,
@@ -84,6 +86,7 @@ impl Sink {
             bit: 1 << index,
             running: (bug == Some(Bug::RunningIdentity)).then_some(0),
             drops_alerts: bug == Some(Bug::AlertsFirst),
+            keeps_place: bug == Some(Bug::PlacesKept),
             lanes: Default::default(),
             disturbed: 0,
             arrived: BTreeMap::new(),
@@ -104,6 +107,7 @@ impl Sink {
     /// The agent starts again; so many points were settled, and this is its place in routes.
     pub fn restart(&mut self, settled: u64, place: u16) {
         self.lanes = Default::default();
+        let place = if self.keeps_place { self.bit.trailing_zeros() as u16 } else { place };
         (self.bit, self.has) = (1 << place, [None; 2]);
         self.running = self.running.map(|_| settled);
     }

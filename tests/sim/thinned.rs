@@ -12,7 +12,7 @@ use super::{oracle::Made, simulator::Simulator};
 struct Thinned {
     sequence: u64,
     kept: Vec<(Identity, u32)>,
-    points: Vec<(u16, u64)>,
+    points: Vec<(usize, u64)>,
 }
 
 /// Series, names of its fields, and time of a point as text.
@@ -31,9 +31,10 @@ impl Simulator {
     /// The first that did not.
     pub fn check_thinned(&self, results: &Made) -> Result<(), String> {
         let mut all = Vec::new();
-        self.committed.each(&self.first, |sequence, _, record, _| {
+        self.committed.day_by_day(&self.first, |sequence, record, order| {
             if let Record::Thinned { kept, points } = record {
-                all.push(Thinned { sequence, kept: kept.to_vec(), points: points.to_vec() });
+                let points = points.iter().map(|(output, points)| (order.sink(*output), *points)).collect();
+                all.push(Thinned { sequence, kept: kept.to_vec(), points });
             }
         })?;
         let mut left_out = BTreeSet::new();
@@ -61,9 +62,7 @@ impl Simulator {
             if gone.len() as u64 != *points {
                 return Err(format!("{} points are left out for output {output}, {points} are counted", gone.len()));
             }
-            if let Some(again) =
-                gone.iter().find(|identity| self.sinks[usize::from(*output)].arrived_at.get(*identity) >= Some(&thinned.sequence))
-            {
+            if let Some(again) = gone.iter().find(|identity| self.sinks[*output].arrived_at.get(*identity) >= Some(&thinned.sequence)) {
                 return Err(format!("{again:?} was left out for output {output}, and came all the same"));
             }
             // The time of the last point that was left out, where none that stays has come since.

@@ -95,9 +95,21 @@ pub fn input_name(input: usize) -> String {
     format!("input{input}")
 }
 
+/// An output: what it gets is said by its name, up to a dot.
+pub fn output(name: &str) -> OutputSpec {
+    let output = OutputSpec { name: name.into(), alerts: true, results: true, ..OutputSpec::default() };
+    match name.split('.').next() {
+        Some("some") => OutputSpec { filter: only("m1"), ..output },
+        Some("more") => OutputSpec { filter: only("m2"), ..output },
+        Some("late") => OutputSpec { results: false, alerts: false, late: true, ..output },
+        Some("webhook") => OutputSpec { edge: true, results: false, ..output },
+        // What the agent tells about itself depends on what went wrong: an undisturbed run has none of it.
+        _ => OutputSpec { filter: without_own_alerts(), ..output },
+    }
+}
+
 /// The configuration: `m0` is aggregated, `m1` raises alerts and is passed on, the rest is passed on.
 pub fn spec(durability: Durability) -> EngineSpec {
-    let output = |name: &str| OutputSpec { name: name.into(), alerts: true, results: true, ..OutputSpec::default() };
     let mut spec = EngineSpec {
         inputs: (0..INPUTS)
             .map(|i| InputSpec {
@@ -106,13 +118,7 @@ pub fn spec(durability: Durability) -> EngineSpec {
                 ..InputSpec::default()
             })
             .collect(),
-        outputs: vec![
-            // What the agent tells about itself depends on what went wrong: an undisturbed run has none of it.
-            OutputSpec { filter: without_own_alerts(), ..output("all") },
-            OutputSpec { filter: only("m1"), ..output("some") },
-            OutputSpec { results: false, alerts: false, late: true, ..output("late") },
-            OutputSpec { edge: true, results: false, ..output("webhook") },
-        ],
+        outputs: ["all", "some", "late", "webhook"].map(output).to_vec(),
         levels: vec![LevelSpec { name: "siren".into(), at_once: false }],
         windows: vec![window("w1", 1000 * MS, 1000 * MS, only("m0")), window("w2", 500 * MS, 2000 * MS, only("m0"))],
         alerts: vec![AlertSpec {
