@@ -84,6 +84,9 @@ mod watch {
         inputs::retry::Retry,
     };
 
+    /// How often a chip that says nothing is asked whether it is still there.
+    const LOOK: Duration = Duration::from_secs(10);
+
     impl PowerFail {
         /// What nobody else may have.
         pub fn claim(&self) -> String {
@@ -131,7 +134,14 @@ mod watch {
             retry.recovered();
             let mut edges = Vec::new();
             loop {
-                poll_fn(|cx| lines.poll_edges(cx, &mut edges)).await?;
+                let came = tokio::time::timeout(LOOK, poll_fn(|cx| lines.poll_edges(cx, &mut edges))).await;
+                match came {
+                    Ok(came) => came?,
+                    // Kernels before 6.6 don't wake who waits for the edges of a chip that is gone.
+                    Err(_) => {
+                        lines.level(self.offset)?;
+                    }
+                }
                 // Several at once ask for the same.
                 if edges.drain(..).any(|edge| edge.rising) {
                     failing();

@@ -148,10 +148,11 @@ impl LevelTask {
         let mut failing = false;
         loop {
             let wanted = *self.wanted.borrow_and_update();
-            let mut retry = None;
+            let mut next = None;
             if let Some(on) = wanted {
                 match self.action.set(on).await {
                     Ok(()) => {
+                        next = self.action.again_every();
                         backoff.reset();
                         if std::mem::take(&mut failing) {
                             tracing::info!(action = %self.name, on, "level holds again");
@@ -162,12 +163,12 @@ impl LevelTask {
                         if !std::mem::replace(&mut failing, true) {
                             tracing::error!(action = %self.name, %error, on, retry_in = ?delay, "level can't be set");
                         }
-                        retry = Some(delay);
+                        next = Some(delay);
                     }
                 }
             }
             let again = async {
-                match retry {
+                match next {
                     Some(delay) => tokio::time::sleep(delay).await,
                     None => std::future::pending().await,
                 }
@@ -180,5 +181,49 @@ impl LevelTask {
             }
         }
         self.action.exit().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use weir_plugin_api::plugin::{BoxFuture, PluginError};
+
+    use super::*;
+
+    /// Remembers what it was set to; the third time nothing is there to be set.
+    struct Lamp(Arc<Mutex<Vec<bool>>>);
+
+    impl LevelAction for Lamp {
+        fn set<'a>(&'a mut self, on: bool) -> BoxFuture<'a, Result<(), PluginError>> {
+            let mut levels = self.0.lock().expect("not poisoned");
+            levels.push(on);
+            let gone = levels.len() == 3;
+            Box::pin(async move { if gone { Err(PluginError::new("pulled out")) } else { Ok(()) } })
+        }
+
+        fn again_every(&self) -> Option<Duration> {
+            Some(Duration::from_millis(5))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_level_that_can_be_lost_is_set_again() {
+        let levels = Arc::<Mutex<Vec<bool>>>::default();
+        let (wanted, watched) = watch::channel(Some(true));
+        let task = LevelTask { name: "lamp".into(), action: Box::new(Lamp(Arc::clone(&levels))), wanted: watched };
+        let end = Stop::default();
+        let running = tokio::spawn(task.run(end.clone(), 1));
+        let set_again = async {
+            while levels.lock().expect("not poisoned").len() < 6 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), set_again).await.expect("it is set again, also after it could not be");
+        assert!(levels.lock().expect("not poisoned").iter().all(|on| *on));
+        end.request();
+        assert!(running.await.is_ok());
+        drop(wanted);
     }
 }

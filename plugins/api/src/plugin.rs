@@ -415,6 +415,11 @@ pub trait LevelAction: Send {
     fn at_once(&self) -> bool {
         false
     }
+
+    /// How often the level is set again while it stays the same, for what can be lost without a word. `None` is never.
+    fn again_every(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Either sort.

@@ -1,5 +1,7 @@
 //! Holds a GPIO line at a level that follows an alert: a siren, a lamp, a relay.
 
+use std::time::Duration;
+
 use weir_plugin_api::{
     options::Section,
     plugin::{ActionEntry, AnyAction, BoxFuture, BuildContext, LevelAction, PluginError},
@@ -56,6 +58,9 @@ fn build(section: &Section<'_>, _context: &BuildContext) -> Option<AnyAction> {
     Some(AnyAction::Level(Box::new(Level { chip: Box::new(Device::new(path)), options, claim, output: None })))
 }
 
+/// A chip on USB may be pulled out and come back while an alert fires.
+const AGAIN: Duration = Duration::from_secs(10);
+
 struct Level {
     chip: Box<dyn Chip>,
     options: Options,
@@ -102,6 +107,10 @@ impl LevelAction for Level {
 
     fn at_once(&self) -> bool {
         self.options.fire == Fire::AtOnce
+    }
+
+    fn again_every(&self) -> Option<Duration> {
+        Some(AGAIN)
     }
 }
 

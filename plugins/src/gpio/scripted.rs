@@ -14,6 +14,8 @@ use super::{Chip, Edge, InputLine, Inputs, Output};
 pub(crate) struct World {
     /// The chip is there.
     pub(crate) present: bool,
+    /// Whoever waits for edges is not told that it is gone.
+    pub(crate) silent: bool,
     /// Times it was asked for lines.
     pub(crate) requests: u32,
     /// Edges to come.
@@ -79,6 +81,7 @@ impl Inputs for Script {
     fn poll_edges(&mut self, cx: &mut Context<'_>, edges: &mut Vec<Edge>) -> Poll<Result<(), PluginError>> {
         let mut world = match self.check() {
             Ok(world) => world,
+            Err(_) if self.world().silent => return Poll::Pending,
             Err(error) => return Poll::Ready(Err(error)),
         };
         if world.edges.is_empty() {

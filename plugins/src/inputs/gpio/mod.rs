@@ -22,7 +22,7 @@ weir_plugin_api::options! {
     pub struct Options {
         /// The chip's device file, such as `/dev/gpiochip0`.
         chip: String,
-        /// How often levels and counters are published.
+        /// How often levels and counters are published and the chip is looked after.
         publish_every: Duration = Duration::from_secs(10),
     }
 }

@@ -55,10 +55,6 @@ impl Line {
         self.count += u64::from(ahead);
         u64::from(ahead.saturating_sub(1))
     }
-
-    fn publishes(&self) -> bool {
-        matches!(self.mode, Mode::Level | Mode::Counter)
-    }
 }
 
 /// The input.
@@ -107,7 +103,7 @@ impl Gpio {
     async fn read(&mut self, mut inputs: Box<dyn Inputs>, context: &mut InputContext) -> Over {
         // A new request numbers its edges from 1.
         self.lines.iter_mut().for_each(|line| line.last = 0);
-        let mut due = self.lines.iter().any(Line::publishes).then(|| interval(self.publish_every));
+        let mut due = interval(self.publish_every);
         loop {
             let outcome = tokio::select! {
                 biased;
@@ -119,7 +115,7 @@ impl Gpio {
                     Ok(()) => self.take(inputs.now_ns(), &mut context.collector).await,
                     Err(error) => Err(Over::Lost(error)),
                 },
-                () = tick(&mut due) => self.publish(inputs.as_mut(), &mut context.collector).await,
+                _ = due.tick() => self.publish(inputs.as_mut(), &mut context.collector).await,
             };
             if let Err(over) = outcome {
                 return over;
@@ -156,8 +152,11 @@ impl Gpio {
         Ok(())
     }
 
-    /// Publishes levels and counts.
+    /// Publishes levels and counts. Asks the chip in any case: kernels before 6.6 don't wake who waits for the edges of one that is gone.
     async fn publish(&mut self, inputs: &mut dyn Inputs, collector: &mut Collector) -> Result<(), Over> {
+        if let Some(line) = self.lines.first() {
+            inputs.level(line.input.offset).map_err(Over::Lost)?;
+        }
         collector.set_read_at(collector.clock().steady());
         for line in &self.lines {
             match line.mode {
@@ -210,14 +209,4 @@ fn interval(every: Duration) -> Interval {
     let mut interval = tokio::time::interval_at(Instant::now(), every);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
-}
-
-/// The next tick; never where nothing is published at intervals.
-async fn tick(interval: &mut Option<Interval>) {
-    match interval {
-        Some(interval) => {
-            interval.tick().await;
-        }
-        None => std::future::pending().await,
-    }
 }

@@ -119,6 +119,21 @@ async fn a_stop_publishes_what_was_counted_since() {
 }
 
 #[tokio::test]
+async fn a_chip_that_goes_without_a_word_is_requested_again() {
+    let script = Script::new();
+    let mut running = start(&script, vec![line(17, Mode::Edge)], Duration::from_millis(10));
+    running.until(|_| script.world().requests == 1).await;
+    script.change(|world| (world.present, world.silent) = (false, true));
+    running.until(|_| script.world().requests >= 2).await;
+    script.change(|world| {
+        (world.present, world.silent) = (true, false);
+        world.edges.push_back(edge(17, true, 1, 1));
+    });
+    running.until(|r| r.lines.last().is_some_and(|l| l.contains("edge=\"rising\""))).await;
+    running.end().await;
+}
+
+#[tokio::test]
 async fn a_chip_that_goes_away_is_requested_again_and_counters_go_on() {
     let script = Script::default();
     let mut running = start(&script, vec![line(5, Mode::Counter)], Duration::from_millis(10));
