@@ -9,6 +9,7 @@ mod clock;
 mod hardware;
 mod machine;
 mod outage;
+mod power_fail;
 #[path = "../support/mod.rs"]
 #[allow(dead_code)]
 mod support;
