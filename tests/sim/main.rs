@@ -68,8 +68,8 @@ const FOUND_WIDE: &[u64] = &[
     1882487884087978,
 ];
 
-/// The same among lives that have all there is.
-const FOUND_WIDEST: &[u64] = &[];
+/// The same among lives that have all there is: a block that was thinned after its end had been given up in a life before.
+const FOUND_WIDEST: &[u64] = &[6386089434546409];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

@@ -111,7 +111,7 @@ fn an_interval_without_a_sync_is_found() {
 }
 
 #[test]
-fn what_was_left_out_and_comes_back_with_a_restart_is_found() {
+fn points_left_out_that_come_back_with_a_restart_are_found() {
     found(Bug::ThinnedForgotten);
 }
 

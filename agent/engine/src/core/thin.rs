@@ -272,9 +272,13 @@ impl Core {
 }
 
 impl LaneQueue {
-    /// Whether somebody waits for a block of the outbox, and who does has not begun with it.
+    /// Whether somebody waits for a block of the outbox, and who does has not begun with it: nor in a life before, when the rest of it was
+    /// given up and what had been offered was not settled.
     fn is_whole(&self, block: &Stored) -> bool {
-        let begun = |(count, cursor): (&u32, &super::waiting::Cursor)| *count > 0 && cursor.done < block.last && cursor.sent >= block.first;
+        let begun = |(count, cursor): (&u32, &super::waiting::Cursor)| {
+            let reaches = |(after, upto): &(Identity, Identity)| *after < block.last && *upto >= block.first;
+            *count > 0 && cursor.done < block.last && (cursor.sent >= block.first || cursor.gaps.iter().any(reaches))
+        };
         self.can_be_given_up(block) && !block.counts.iter().zip(&self.cursors).any(begun)
     }
 
