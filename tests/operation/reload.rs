@@ -148,8 +148,9 @@ fn reloads_again_and_again_lose_nothing_and_leave_nothing_behind() {
             first = usage(agent.pid());
         }
     }
-    let last = usage(agent.pid());
-    assert!(last.0 <= first.0 + 2, "open files: {first:?}, then {last:?}");
+    // Answers to earlier questions are still on their way on a busy machine.
+    let last =
+        eventually(&format!("as few open files as at first: {first:?}"), || Some(usage(agent.pid())).filter(|now| now.0 <= first.0 + 2));
     assert!(last.1 <= first.1 + 4 * 1024, "resident: {first:?}, then {last:?}");
     // Far ahead, of both devices: closes every window.
     append(path, &lines(written + 1000..written + 1002));
