@@ -10,6 +10,7 @@ use weir_engine::{
     record::ClockQuality,
     spec::{EngineSpec, OnStorageFailure, OutputSpec},
 };
+use weir_plugin_api::Identity;
 use weir_store::{Store, StoreOptions, memory::MemoryFiles};
 
 use super::{
@@ -180,6 +181,8 @@ pub struct Simulator {
     /// Number of the next batch.
     pub number: u64,
     pub committed: Committed,
+    /// Blocks of results that were to be written to the outbox, by their first identity, in all their versions.
+    pub blocks: BTreeMap<Identity, Vec<Vec<Identity>>>,
     /// What the level action was set to.
     pub level: Option<bool>,
     /// What was promised when the disk died under an agent that goes on.
@@ -258,6 +261,7 @@ impl Simulator {
             sinks: spec.outputs.iter().enumerate().map(|(index, output)| sink(plan, index, output)).collect(),
             number: 0,
             committed: Committed::default(),
+            blocks: BTreeMap::new(),
             level: None,
             unsafe_since: None,
             withheld: Vec::new(),
@@ -450,6 +454,11 @@ impl Simulator {
             // The interval's sync is left out.
             if self.plan.bug == Some(Bug::IntervalNotSynced) && matches!(effect, Effect::Sync) {
                 continue;
+            }
+            if let Effect::Checkpoint { outbox, .. } = &effect
+                && self.plan.thins
+            {
+                self.note_blocks(outbox)?;
             }
             match effect {
                 Effect::Append { ref bytes, ref meta, .. } => {
