@@ -2,8 +2,9 @@
 //! errs, fills and rots, sources repeat themselves, outputs go away and answers are lost; afterwards everything that was promised is there,
 //! every reading is counted once, and every result arrives.
 //!
-//! `WEIR_SIM_SEED=n` repeats one seed, `WEIR_SIM_SEEDS=n` runs that many of either kind, `WEIR_SIM_MINUTES=n` runs new ones for that long,
-//! `WEIR_SIM_SHORT=n` lets that many short lives end at every effect, `WEIR_SIM_TRACE=1` prints every step.
+//! `WEIR_SIM_SEED=n` repeats one seed, `WEIR_SIM_SEEDS=n` runs that many of either kind, `WEIR_SIM_MINUTES=n` runs new ones for that long
+//! (from the seed `WEIR_SIM_FIRST=n` on, where it is set), `WEIR_SIM_SHORT=n` lets that many short lives end at every effect,
+//! `WEIR_SIM_TRACE=1` prints every step.
 //!
 //! | module | holds |
 //! | --- | --- |
@@ -113,7 +114,8 @@ fn what_was_promised_survives_and_every_result_arrives() {
     }
     if let Some(minutes) = number("WEIR_SIM_MINUTES") {
         let end = Instant::now() + Duration::from_secs(60 * minutes);
-        let first = WIDEST + std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs() << 20);
+        let never_yet = || WIDEST + std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs() << 20);
+        let first = number("WEIR_SIM_FIRST").unwrap_or_else(never_yet);
         run((first..).take_while(|_| Instant::now() < end).map(Plan::of));
         return;
     }
