@@ -120,8 +120,10 @@ impl Disk {
             }
             Some(Effect::ReadOutbox { output, lane, place }) => {
                 let at = weir_store::OutboxPlace { segment: place.segment, offset: place.offset, bytes: place.bytes };
-                let bytes = store.read_outbox(lane as u8, at).ok().flatten();
-                inbox.push_back(Event::OutboxRead { output, lane, place, bytes });
+                inbox.push_back(match store.read_outbox(lane as u8, at) {
+                    Ok(bytes) => Event::OutboxRead { output, lane, place, bytes },
+                    Err(error) => Event::OutboxUnread { output, lane, place, reason: error.with_causes() },
+                });
             }
             Some(Effect::FreeOutbox { below }) => {
                 // What could not be removed is removed with the next checkpoint.

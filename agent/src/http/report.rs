@@ -125,6 +125,7 @@ impl Report {
                 ("outbox_bytes", ledger.outbox_bytes),
                 ("commits", ledger.commits),
                 ("checkpoints", ledger.checkpoints),
+                ("outbox_read_retries", ledger.outbox_read_retries),
                 ("bound_by_budget", u64::from(ledger.bound_by_budget)),
                 ("held_back", u64::from(ledger.held_back)),
                 ("over_budget", ledger.over_budget),

@@ -147,11 +147,10 @@ impl<F: Files> Disk<F> {
                 }
             }
             DiskCommand::ReadOutbox { output, lane, place } => {
-                let bytes = self.store.read_outbox(lane as u8, store_place(place)).unwrap_or_else(|error| {
-                    tracing::error!(%error, "outbox block can't be read");
-                    None
+                self.core.event(match self.store.read_outbox(lane as u8, store_place(place)) {
+                    Ok(bytes) => Event::OutboxRead { output, lane, place, bytes },
+                    Err(error) => Event::OutboxUnread { output, lane, place, reason: error.with_causes() },
                 });
-                self.core.event(Event::OutboxRead { output, lane, place, bytes });
             }
         }
     }
@@ -360,6 +359,15 @@ mod tests {
         let full = |files: &MemoryFiles| Faults { space: files.used(), ..Faults::default() };
         let commands = vec![block(1, 100), checkpoint(1, 1), block(2, 100)];
         assert_eq!(told(full, commands), ["durable 1 true", "checkpoint 1 failed, no space true", "durable 2 true"]);
+    }
+
+    #[test]
+    fn a_block_that_can_t_be_read_is_told_apart_from_one_that_is_damaged() {
+        let place = OutboxPlace { segment: 0, offset: 0, bytes: 10 };
+        let dead = |_: &MemoryFiles| Faults { read_error_in: 1, ..Faults::default() };
+        let told = told(dead, vec![DiskCommand::ReadOutbox { output: 2, lane: Lane::Results, place }]);
+        assert_eq!(told.len(), 1);
+        assert!(told[0].contains("OutboxUnread") && told[0].contains("can't read outbox-1-00000000"), "{told:?}");
     }
 
     #[test]

@@ -41,6 +41,9 @@ use crate::{
 
 type Offers = (Vec<async_mpsc::UnboundedSender<Offered>>, Vec<async_mpsc::UnboundedReceiver<Offered>>);
 
+/// How often a block of the outbox is read that can't be, at a start without a state.
+const READS: usize = 3;
+
 /// Starts an agent of this configuration.
 ///
 /// # Errors
@@ -247,7 +250,11 @@ fn recover(config: &Config, directory: &Path, clock: &SystemClock) -> Result<(St
     if !has_state && !outbox.is_empty() {
         tracing::warn!(blocks = outbox.len(), "no state is left: what waits in the outbox may be delivered again");
         let newest = blocks.last().map_or(0, |b| b.meta.first_record + u64::from(b.meta.records) - 1);
-        let read = |block: &FoundBlock| (*block, store.read_outbox(block.lane, disk_thread::store_place(block.place)).ok().flatten());
+        let mut tries = |block: &FoundBlock| {
+            // A card that hangs for a moment must not cost a block.
+            (0..READS).find_map(|_| store.read_outbox(block.lane, disk_thread::store_place(block.place)).ok()).flatten()
+        };
+        let read = |block: &FoundBlock| (*block, tries(block));
         core.adopt_outbox(outbox.iter().map(read).collect(), newest);
     }
     let replayed = blocks.len();

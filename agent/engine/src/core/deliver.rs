@@ -39,6 +39,7 @@ impl Core {
                         self.pace[index].took(now.steady);
                         effects.push(Effect::Offer { output, lane, chunk, from, age: observed - sealed });
                     }
+                    Next::Block(place) if self.unreadable.waits(lane, place, now.steady) => {}
                     Next::Block(place) => {
                         queue.cursors[index].reading = true;
                         effects.push(Effect::ReadOutbox { output, lane, place });
@@ -58,6 +59,9 @@ impl Core {
         bytes: Option<Vec<u8>>,
         effects: &mut Vec<Effect>,
     ) {
+        if bytes.is_some() {
+            self.note_read(lane, place, effects);
+        }
         if output == NOBODY {
             self.thin_block(now, place, bytes, effects);
             return;

@@ -122,6 +122,8 @@ pub struct Ledger {
     pub bound_by_budget: bool,
     /// Syncs that went past the write budget: commits with an alert in them, and what can't wait at a bound.
     pub over_budget: u64,
+    /// Reads of the outbox that failed and were tried again, since the start.
+    pub outbox_read_retries: u64,
     /// Inputs that can wait are held back now, because an output can't keep up.
     pub held_back: bool,
     /// Checkpoints so far.

@@ -29,6 +29,7 @@ pub mod summary;
 #[cfg(test)]
 mod tests;
 pub mod thin;
+mod unread;
 pub mod waiting;
 
 use std::sync::Arc;
@@ -44,6 +45,7 @@ use self::{
     ledger::InputLine,
     pace::Pace,
     thin::Thinning,
+    unread::Unreadable,
     waiting::{Held, Stored, Waiting},
 };
 pub use self::{
@@ -131,6 +133,17 @@ pub enum Event {
         place: OutboxPlace,
         /// Its bytes.
         bytes: Option<Vec<u8>>,
+    },
+    /// A block of the outbox could not be read this time.
+    OutboxUnread {
+        /// Whom it is for: as it was asked.
+        output: u16,
+        /// Lane.
+        lane: Lane,
+        /// Which one.
+        place: OutboxPlace,
+        /// What happened.
+        reason: String,
     },
     /// An output is ready for the next chunk of a lane. One offer answers one want.
     Want {
@@ -256,7 +269,7 @@ pub enum Effect {
         /// How long ago the points left the engine, nanoseconds on the observed axis.
         age: i64,
     },
-    /// Read a block of the outbox; answer with [`Event::OutboxRead`].
+    /// Read a block of the outbox; answer with [`Event::OutboxRead`] or [`Event::OutboxUnread`].
     ReadOutbox {
         /// Whom it is for; `u16::MAX`: the core itself.
         output: u16,
@@ -388,6 +401,8 @@ pub struct Core {
     moved: Vec<(Lane, Identity, Vec<Stored>)>,
     /// Blocks that are made smaller.
     thinning: Thinning,
+    /// Blocks of the outbox that could not be read.
+    unreadable: Unreadable,
     /// Stamp of the last replayed record.
     replayed: Stamp,
     /// Observed time of the last step.

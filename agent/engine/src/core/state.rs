@@ -96,6 +96,7 @@ impl Core {
             spilled: Vec::new(),
             moved: Vec::new(),
             thinning: Thinning::default(),
+            unreadable: super::Unreadable::default(),
             replayed: Stamp::default(),
             last_observed: 0,
             pace: vec![Pace::start(now.steady); outputs],

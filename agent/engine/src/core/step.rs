@@ -98,6 +98,7 @@ impl Core {
             Event::CheckpointDone { number, outbox, .. } => self.checkpoint_done(now, number, &outbox, effects),
             Event::CheckpointFailed { number, no_space, reason } => self.checkpoint_failed(now, number, no_space, reason, effects),
             Event::OutboxRead { output, lane, place, bytes } => self.outbox_read(now, output, lane, place, bytes, effects),
+            Event::OutboxUnread { output, lane, place, reason } => self.outbox_unread(now, output, lane, place, &reason, effects),
             Event::Want { output, lane } => self.waiting.lane(lane).cursors[usize::from(output)].wants = true,
             Event::Delivered { output, lane, upto, counts, token } => {
                 if super::waiting::total(&counts) > 0 {
@@ -468,10 +469,17 @@ impl Core {
         let commit = if self.commit.in_flight.len() < 2 { self.commit.due.unwrap_or(i64::MAX) } else { i64::MAX };
         let sync = self.commit.sync_due.unwrap_or(i64::MAX);
         let age = self.age_deadline().map_or(i64::MAX, |(at, _)| self.clock.steady_at(at));
+        let unread = self.unreadable.deadline(now.steady);
         let calm = self.calm_deadline().map_or(i64::MAX, |at| self.clock.steady_at(at));
         // What is due already and could not be done waits for an answer from the disk, not for time; a millisecond is no busy loop.
-        let earliest =
-            operators.min(commit).min(sync).min(age).min(calm).min(self.checkpoint_deadline(now.steady)).min(self.pace_deadline());
+        let earliest = operators
+            .min(commit)
+            .min(sync)
+            .min(age)
+            .min(unread)
+            .min(calm)
+            .min(self.checkpoint_deadline(now.steady))
+            .min(self.pace_deadline());
         let at = earliest.max(now.steady + 1_000_000);
         if at != self.armed {
             self.armed = at;
@@ -578,6 +586,7 @@ impl Core {
             outbox_bytes: self.waiting.lanes.iter().map(super::waiting::LaneQueue::disk_bytes).sum(),
             commits: self.commit.commits,
             bound_by_budget: self.commit.bound_by_budget,
+            outbox_read_retries: self.unreadable.retries,
             held_back: self.holds_back(),
             over_budget: self.commit.over_budget,
             checkpoints: self.checkpoint.made,

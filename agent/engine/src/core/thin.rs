@@ -82,6 +82,11 @@ impl Thinning {
         self.blocks.iter().map(|b| &b.of).chain([&self.open.of]).flatten().any(|(taken, _)| *taken == first)
     }
 
+    /// The block that was asked for could not be read.
+    pub(super) fn unread(&mut self) {
+        self.reading = None;
+    }
+
     /// The checkpoint takes the smaller blocks along, or they are thinned again.
     pub(super) fn take(&mut self, names: &[&str], encoder: &mut CellEncoder) -> Vec<Smaller> {
         self.close(names, encoder);
@@ -123,6 +128,9 @@ impl Core {
         let bytes: u64 = self.waiting.lanes.iter().map(LaneQueue::disk_bytes).sum();
         let (above, full) = (bytes.saturating_sub(self.thinning.saved) > self.thin_above(), self.thinning.bytes >= self.thinned_max());
         if let Some(place) = self.next_to_thin().filter(|_| above && !full) {
+            if self.unreadable.waits(Lane::Results, place, now.steady) {
+                return;
+            }
             self.thinning.reading = Some(place);
             effects.push(Effect::ReadOutbox { output: NOBODY, lane: Lane::Results, place });
             return;

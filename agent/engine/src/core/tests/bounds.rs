@@ -204,6 +204,89 @@ fn an_alert_that_is_too_old_goes_before_results_that_are_not() {
     world.balances();
 }
 
+/// The answer to the read among these effects is that it failed.
+fn unread(world: &mut World, effects: &[Effect]) -> Vec<Effect> {
+    let read =
+        effects.iter().find_map(|e| if let Effect::ReadOutbox { output, lane, place } = e { Some((*output, *lane, *place)) } else { None });
+    let (output, lane, place) = read.expect("a block is asked for");
+    world.step(Event::OutboxUnread { output, lane, place, reason: "bus error".into() })
+}
+
+#[test]
+fn a_block_that_could_not_be_read_is_asked_for_again_and_delivered() {
+    let (mut world, _) = spilled(spec());
+    let mut effects = world.step(Event::Want { output: 0, lane: Lane::Results });
+    let mut waited = 0;
+    for _ in 0..10 {
+        let said = unread(&mut world, &effects);
+        assert!(!said.iter().any(|e| matches!(e, Effect::ReadOutbox { .. })), "not again at once");
+        let at = armed(&said).unwrap_or(world.core.armed);
+        assert!(at > world.now.steady && at <= world.now.steady + 5 * S, "but soon");
+        waited += at - world.now.steady;
+        world.pass(at - world.now.steady);
+        effects = world.step(Event::Time);
+    }
+    assert!((10 * S..60 * S).contains(&waited), "{waited}");
+    let points = world.offered(0, effects);
+    world.delivered(0, &points);
+    assert_eq!(world.drain(0).len() + points.len(), 40);
+    assert_eq!(world.core.ledger().outbox_read_retries, 10);
+    assert_eq!((world.line(0).expired_disk, world.core.ledger().damage.outbox_blocks), (0, 0));
+    world.balances();
+}
+
+#[test]
+fn a_block_that_can_t_be_read_for_a_minute_is_given_up_as_damaged_and_the_next_one_comes() {
+    let (mut world, _) = spilled(spec());
+    let mut effects = world.step(Event::Want { output: 0, lane: Lane::Results });
+    let (begin, mut log) = (world.now.steady, Vec::new());
+    while world.core.ledger().damage.outbox_blocks == 0 {
+        assert!(world.now.steady - begin < 70 * S, "for ever");
+        let said = unread(&mut world, &effects);
+        log.extend(said.iter().filter_map(|e| if let Effect::Log { error, message } = e { Some((*error, message.clone())) } else { None }));
+        effects = said;
+        if world.core.ledger().damage.outbox_blocks == 0 {
+            world.pass(world.core.armed - world.now.steady);
+            effects = world.step(Event::Time);
+        }
+    }
+    assert!(world.now.steady - begin >= 60 * S);
+    // Once when it begins, once when it ends, and what is lost.
+    let said: Vec<_> = log
+        .iter()
+        .filter(|(_, message)| message.starts_with("outbox"))
+        .map(|(error, message)| (*error, message.split([',', ':']).next().unwrap_or_default()))
+        .collect();
+    assert_eq!(
+        said,
+        [(false, "outbox block can't be read"), (true, "outbox block can't be read"), (true, "outbox block is damaged")],
+        "{log:?}"
+    );
+    assert_eq!(world.line(0).expired_disk, 4);
+    let effects = world.commit();
+    let next = world.offered(0, effects);
+    world.delivered(0, &next);
+    assert_eq!(next.len() + world.drain(0).len(), 36);
+    world.balances();
+}
+
+#[test]
+fn a_dead_disk_that_can_t_be_read_keeps_nobody_waiting() {
+    let mut spec = spec();
+    spec.storage.on_failure = OnStorageFailure::Continue;
+    let (mut world, _) = spilled(spec);
+    world.step(Event::StorageFailed { reason: "dead".into() });
+    world.take(&[40.0]);
+    let mut effects = world.step(Event::Want { output: 0, lane: Lane::Results });
+    for _ in 0..10 {
+        unread(&mut world, &effects);
+        world.pass(world.spec.storage.commit_interval);
+        effects = world.step(Event::Time);
+    }
+    let points = world.offered(0, effects);
+    assert_eq!(points.iter().map(|(_, value)| *value).collect::<Vec<_>>(), [40.0]);
+}
+
 #[test]
 fn an_outputs_own_bound_drops_its_oldest_and_nobody_elses() {
     let mut spec = spec();
