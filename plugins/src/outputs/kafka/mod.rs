@@ -265,11 +265,19 @@ fn outcome(sent: &Sent, owners: &[Vec<usize>], mut rejected: Vec<Rejection>, mis
         rejected.sort_by_key(|r| r.index);
         return Outcome::Delivered { rejected, collapsed: 0, token: 0 };
     };
+    if let Some(topic) = &sent.missing {
+        return missing.failed(Hold::Missing, now, no_topic(topic));
+    }
     match &sent.trouble {
         Some((trouble, reason)) if Hold::from(*trouble) == Hold::Yes => missing.failed(Hold::Yes, now, reason.clone()),
         Some((trouble, reason)) => missing.failed(Hold::from(*trouble).max(code.into()), now, format!("{code}: {reason}")),
         None => missing.failed(Hold::from(code), now, code.to_string()),
     }
+}
+
+/// What is said of a topic the broker does not know.
+fn no_topic(topic: &str) -> String {
+    format!("Kafka does not know the topic `{topic}`")
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,6 +20,8 @@ use rdkafka::{
 };
 use weir_plugin_api::plugin::PluginError;
 
+use super::{Verdict, verdict};
+
 /// One message.
 #[derive(Clone, Debug, Default)]
 pub struct Message {
@@ -44,6 +46,8 @@ pub struct Sent {
     pub reports: Vec<Report>,
     /// What the client said last of its connections, for messages that never got a broker's word.
     pub trouble: Option<(RDKafkaErrorCode, String)>,
+    /// The first topic that the broker does not know.
+    pub missing: Option<String>,
     /// The producer can't be used any more.
     pub fatal: bool,
 }
@@ -160,7 +164,9 @@ impl Producer {
         }
         let reports = std::mem::take(&mut shared.reports);
         drop(shared);
-        Sent { reports, trouble, fatal: self.inner.client().fatal_error().is_some() }
+        let is_missing = |report: &Report| matches!(report, Some(Err(code)) if verdict(*code) == Verdict::Missing);
+        let missing = reports.iter().zip(messages).find(|(report, _)| is_missing(report)).map(|(_, message)| message.topic.clone());
+        Sent { reports, trouble, missing, fatal: self.inner.client().fatal_error().is_some() }
     }
 
     /// librdkafka's own.

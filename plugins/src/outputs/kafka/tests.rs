@@ -131,12 +131,12 @@ fn what_arrived_is_not_sent_again_after_a_failure() {
     let mut kafka = kafka(&[]);
     let (points, owners) = (three(), vec![vec![0], vec![1], vec![2]]);
     let timed_out = Some(Err(RDKafkaErrorCode::MessageTimedOut));
-    let sent = Sent { reports: vec![Some(Ok(0)), timed_out, Some(Ok(0))], trouble: None, fatal: false };
+    let sent = Sent { reports: vec![Some(Ok(0)), timed_out, Some(Ok(0))], trouble: None, missing: None, fatal: false };
     let verdict = outcome(&sent, &owners, Vec::new(), &mut Missing::default());
     assert!(matches!(verdict, Outcome::Retry { .. }));
     kafka.remember(Lane::Results, &points, &sent, &owners, &verdict);
     assert_eq!(kafka.prepare(Lane::Results, &points).owners, [vec![1]]);
-    let sent = Sent { reports: vec![Some(Ok(0))], trouble: None, fatal: false };
+    let sent = Sent { reports: vec![Some(Ok(0))], trouble: None, missing: None, fatal: false };
     let verdict = outcome(&sent, &[vec![1]], Vec::new(), &mut Missing::default());
     kafka.remember(Lane::Results, &points, &sent, &[vec![1]], &verdict);
     assert_eq!(kafka.prepare(Lane::Results, &points).owners.len(), 3, "another write starts from nothing");
@@ -145,7 +145,12 @@ fn what_arrived_is_not_sent_again_after_a_failure() {
 #[test]
 fn verdicts_follow_the_broker() {
     let of = |code, owners: Vec<usize>, trouble| {
-        outcome(&Sent { reports: vec![Some(Err(code))], trouble, fatal: false }, &[owners], Vec::new(), &mut Missing::default())
+        outcome(
+            &Sent { reports: vec![Some(Err(code))], trouble, missing: None, fatal: false },
+            &[owners],
+            Vec::new(),
+            &mut Missing::default(),
+        )
     };
     use RDKafkaErrorCode as Code;
     assert!(matches!(of(Code::MessageSizeTooLarge, vec![0, 1], None), Outcome::TooLarge));

@@ -15,7 +15,7 @@ use rdkafka::{
 };
 
 use super::{
-    Hold, Verdict,
+    Hold, Verdict, no_topic,
     producer::{Message, Producer, Sent},
     verdict,
 };
@@ -181,9 +181,10 @@ fn refusal(sent: &Sent) -> Option<Ended> {
     }
     let (code, hold) = failed?;
     let purged = hold == Hold::No && failures.all(|code| matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight));
-    let (hold, reason) = match &sent.trouble {
-        Some((trouble, text)) => (hold.max(Hold::from(*trouble)), format!("{code}: {text}")),
-        None => (hold, code.to_string()),
+    let (hold, reason) = match (&sent.missing, &sent.trouble) {
+        (Some(topic), _) if hold == Hold::Missing => (hold, no_topic(topic)),
+        (_, Some((trouble, text))) => (hold.max(Hold::from(*trouble)), format!("{code}: {text}")),
+        (_, None) => (hold, code.to_string()),
     };
     Some(Ended::Failed(Failure { reason, hold, fenced: false, lost: false, purged }))
 }
