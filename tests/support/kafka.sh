@@ -74,10 +74,10 @@ PROPERTIES
         for line in "$@"; do echo "$line"; done
     } >"$directory/server.properties"
     if [ ! -e "$directory/data/meta.properties" ]; then
-        java -cp "$lib/*" kafka.tools.StorageTool format --cluster-id AAAAAAAAQACAAAAAAAAAAQ \
+        java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$lib/*" kafka.tools.StorageTool format --cluster-id AAAAAAAAQACAAAAAAAAAAQ \
             ${SCRAM_USER:+--add-scram "SCRAM-SHA-256=[$SCRAM_USER]" --add-scram "SCRAM-SHA-512=[$SCRAM_USER]"} --config "$directory/server.properties" >&2
     fi
-    exec java -Xms128m -Xmx384m -cp "$lib/*" kafka.Kafka "$directory/server.properties"
+    exec java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xms128m -Xmx384m -cp "$lib/*" kafka.Kafka "$directory/server.properties"
 }
 
 case ${1:-} in

@@ -146,6 +146,9 @@ pub fn questdb(directory: &Path) -> Server {
     })
 }
 
+/// A Java that is not to live long: a third less CPU until Kafka answers.
+const QUICK_JAVA: [&str; 2] = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+
 /// Apache Kafka, one node. It keeps everything: the readings of tests are years old, and by their age it would delete them.
 pub fn kafka(directory: &Path) -> Server {
     let (port, controller) = (free_port(), free_port());
@@ -163,11 +166,12 @@ pub fn kafka(directory: &Path) -> Server {
     let log = directory.join("kafka.log");
     let mut format = Command::new("java");
     format
+        .args(QUICK_JAVA)
         .args(["-cp", &class_path, "kafka.tools.StorageTool", "format", "--cluster-id", "AAAAAAAAQACAAAAAAAAAAQ", "--config"])
         .arg(&config);
     assert!(ended(&mut quiet(&mut format, &log), "the formatter").success(), "Kafka's storage is formatted: {}", log.display());
     let server = Server::new(port, move || {
-        quiet(Command::new("java").args(["-Xms256m", "-Xmx512m", "-cp", &class_path, "kafka.Kafka"]).arg(&config), &log)
+        quiet(Command::new("java").args(QUICK_JAVA).args(["-Xms256m", "-Xmx512m", "-cp", &class_path, "kafka.Kafka"]).arg(&config), &log)
     });
     eventually("Kafka answers", || {
         let answer = bounded().args(["kcat", "-b", &format!("127.0.0.1:{port}"), "-L", "-m", "1"]).output().ok()?;
