@@ -164,6 +164,32 @@ async fn what_was_recorded_but_not_acknowledged_is_recognised_after_a_crash() {
     }
 }
 
+/// mosquitto sends all of it at once, whatever window it was given.
+#[tokio::test]
+async fn a_backlog_the_broker_sends_all_at_once_is_taken_in_parts_and_each_message_once() {
+    const BACKLOG: usize = 60_000;
+    for protocol in ["5", "3.1.1"] {
+        let broker = Mosquitto::with("autosave_on_changes false\nautosave_interval 0\n");
+        let extra = || vec![("protocol", text(protocol))];
+        let running = Running::start(persistent(&broker, extra()), Resume::default());
+        subscribed(&broker).await;
+        running.crash().await;
+        broker.publish_lines("sensors/a", &"21.5\n".repeat(BACKLOG));
+        let mut running = Running::start(persistent(&broker, extra()), Resume::default());
+        running.lines(BACKLOG).await;
+        broker.publish("sensors/a", b"-1");
+        eventually("the last one", || {
+            running.lines.extend(running.receiver.take());
+            running.lines.last().is_some_and(|line| line.contains("value=-1 "))
+        })
+        .await;
+        assert_eq!((running.lines.len(), running.receiver.counts.duplicate), (BACKLOG + 1, 0), "{protocol}");
+        let connections = broker.log().matches(" as gateway (").count();
+        assert!((3..10).contains(&connections), "{protocol}: {connections} connections");
+        running.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn a_broker_that_forgot_the_session_clears_the_table() {
     let mut broker = Mosquitto::start();

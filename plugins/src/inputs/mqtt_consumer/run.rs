@@ -337,10 +337,12 @@ impl Serving<'_> {
         tokio::select! {
             biased;
             () = context.stop.requested() => Ok(()),
-            drained = tokio::time::timeout(DRAIN, connection.drain()) => match drained {
-                Ok(drained) => Err(drained.map_or_else(Over::from, |()| Over::Unread(unread))),
-                Err(_) => Err(ConnectionError::Timeout(DRAIN).into()),
-            },
+            drained = tokio::time::timeout(DRAIN, connection.drain()) => {
+                let said = drained.map_err(|_| ConnectionError::Timeout(DRAIN))??;
+                // The answer to the subscription comes behind the backlog.
+                said.into_iter().try_for_each(|control| self.control(control, &context.name))?;
+                Err(Over::Unread(unread))
+            }
         }
     }
 

@@ -435,23 +435,26 @@ impl Connection {
         self.read
     }
 
-    /// Asks whether the broker has read every acknowledgement, throwing away what it sends until it says so.
+    /// Asks whether the broker has read every acknowledgement, throwing away the messages it sends until it says so. What else it said
+    /// comes back.
     ///
     /// # Errors
     /// The connection is gone.
-    pub async fn drain(&mut self) -> Result<(), ConnectionError> {
+    pub async fn drain(&mut self) -> Result<Vec<Control>, ConnectionError> {
+        let mut said = Vec::new();
         self.write_ping();
         while !self.pings.is_empty() {
             while let Some(incoming) = self.next_packet()? {
-                if let Incoming::Control(Control::Disconnect(reason)) = incoming {
-                    return Err(ConnectionError::Disconnected(reason));
+                match incoming {
+                    Incoming::Control(Control::PingResp) | Incoming::Publish(_) | Incoming::TooLarge(..) => {}
+                    Incoming::Control(control) => said.push(control),
                 }
             }
             if !self.pings.is_empty() {
                 self.fill().await?;
             }
         }
-        Ok(())
+        Ok(said)
     }
 
     /// The broker gives up after one and a half keep-alives without a packet; this leaves room for a slow network.
