@@ -62,6 +62,38 @@ fn every_configuration_of_the_repository_passes_the_check() {
 }
 
 #[test]
+fn what_is_meant_for_the_unit_stays_within_its_memory_with_every_bound_reached() {
+    /// Of the released executable, in the place of the one under test.
+    const EXECUTABLE: u64 = 16 << 20;
+    let credentials = tempfile::tempdir().expect("a directory");
+    std::fs::write(credentials.path().join("influx-token"), "a token\n").expect("a credential");
+    let unit = std::fs::read_to_string(configs().join("systemd/weir.service")).expect("the unit");
+    assert!(unit.lines().any(|line| line == "MemoryMax=128M"), "{unit}");
+    let own = std::fs::metadata(env!("CARGO_BIN_EXE_weir")).expect("the binary").len();
+    let allowed = (128 << 20) - EXECUTABLE + own;
+    let list = String::from_utf8(weir(&["plugins"], credentials.path()).stdout).expect("text");
+    let mut checked = 0;
+    for name in ["pi.toml", "pi-thermometer.toml", "mcu.toml", "kafka.toml", "package/weir.toml"] {
+        let path = configs().join(name);
+        if !missing(&path, &list).is_empty() {
+            continue;
+        }
+        let check = |memory: u64| {
+            let (path, memory) = (path.display().to_string(), memory.to_string());
+            let output = weir(&["check", "--config", &path, "--memory-max", &memory], credentials.path());
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            (said.contains("--memory-max allows"), said + &String::from_utf8_lossy(&output.stdout))
+        };
+        let (over, said) = check(allowed);
+        assert!(!over, "{name}: {said}");
+        let (over, said) = check(own + (1 << 20));
+        assert!(over, "{name}: {said}");
+        checked += 1;
+    }
+    assert!(checked >= 1, "nothing was checked");
+}
+
+#[test]
 fn the_reference_is_what_the_binary_prints() {
     let path = configs().join("weir.toml");
     let printed = weir(&["sample-config"], Path::new("/")).stdout;

@@ -335,6 +335,9 @@ pub struct Limits {
     pub groups_max: usize,
     /// Panes per group, across its fields.
     pub panes_per_group_max: usize,
+    /// Panes of all groups of one window, bytes. A configuration that was recorded before there was the bound ran without.
+    #[serde(default = "unbounded")]
+    pub panes_bytes_max: usize,
     /// Results waiting in memory, bytes.
     pub results_waiting_bytes_max: usize,
     /// Points held while the clock is unset, bytes.
@@ -343,12 +346,18 @@ pub struct Limits {
     pub held_age_max: i64,
 }
 
+/// As good as none, and a number on every machine.
+fn unbounded() -> usize {
+    u32::MAX as usize
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             series_max: 100_000,
             groups_max: 50_000,
             panes_per_group_max: 128,
+            panes_bytes_max: 64 << 20,
             results_waiting_bytes_max: 8 << 20,
             held_bytes_max: 8 << 20,
             held_age_max: 3_600_000_000_000,

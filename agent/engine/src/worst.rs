@@ -52,9 +52,13 @@ pub fn parts(spec: &EngineSpec) -> Vec<Part> {
         let panes = limits.panes_per_group_max as u64;
         // A group of each living one and one that has ended.
         let group = operators::WINDOW_GROUP as u64 + 2 * (SERIES_BYTES as u64 + 3 * ENTRY);
-        let bytes = groups.saturating_mul(group.saturating_add(panes.saturating_mul(pane))).saturating_add(series * 8);
-        let what = format!("window \"{}\", {groups} groups × {panes} panes × {fields} fields", window.name);
-        parts.push(part(what, bytes, true));
+        let bytes = groups.saturating_mul(group).saturating_add(series * 8);
+        parts.push(part(format!("window \"{}\", {groups} groups", window.name), bytes, true));
+        // A pane may become fuller by one point after the bound is looked at.
+        let most = (limits.panes_bytes_max as u64).saturating_add(pane);
+        let panes_all = groups.saturating_mul(panes).saturating_mul(pane);
+        let what = format!("window \"{}\", {panes} panes a group × {fields} fields, or panes_bytes_max", window.name);
+        parts.push(part(what, panes_all.min(most), true));
     }
     for alert in &spec.alerts {
         let group = operators::ALERT_GROUP as u64 + 2 * (SERIES_BYTES as u64 + ENTRY);
@@ -88,14 +92,16 @@ mod tests {
             result_fields: false,
             time_is_end: false,
         };
-        let bytes = |spec: &EngineSpec| parts(spec).into_iter().find(|p| p.name.starts_with("window")).map_or(0, |p| p.bytes);
+        let bytes = |spec: &EngineSpec| parts(spec).iter().filter(|p| p.name.starts_with("window")).map(|p| p.bytes).sum::<u64>();
         let mut spec = EngineSpec { windows: vec![window(vec![Aggregate::Mean])], ..EngineSpec::default() };
-        spec.limits.series_max = 0;
+        (spec.limits.series_max, spec.limits.panes_bytes_max) = (0, usize::MAX);
         let all = bytes(&spec);
         spec.limits.groups_max /= 2;
         assert_eq!(bytes(&spec) * 2, all);
         let means = bytes(&spec);
         spec.windows = vec![window(vec![Aggregate::Mean, Aggregate::Percentile(950)])];
         assert!(bytes(&spec) > means * 10, "a sketch is larger than a mean");
+        spec.limits.panes_bytes_max = 1 << 20;
+        assert!(bytes(&spec) < means, "and all of them are bounded");
     }
 }

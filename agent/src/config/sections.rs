@@ -147,6 +147,9 @@ weir_plugin_api::options! {
         groups_max: usize = 50_000,
         /// Panes per group, across its fields.
         panes_per_group_max: usize = 128,
+        /// Panes of all groups of a window, in bytes. Percentiles of more than 32 values take most: up to 128 KiB a field and pane, though
+        /// a few hundred bytes to a few KiB are usual.
+        panes_bytes_max: Size = Size(64 << 20),
         /// Results waiting in memory for outputs; more go to the outbox on disk.
         results_waiting_bytes_max: Size = Size(8 << 20),
         /// Points held back while the clock is not set, in bytes.
@@ -412,6 +415,7 @@ pub fn limits(merged: &Merged, context: &Context<'_>) -> Option<(Limits, usize)>
         series_max: table.series_max,
         groups_max: table.groups_max,
         panes_per_group_max: table.panes_per_group_max,
+        panes_bytes_max: bytes("panes_bytes_max", table.panes_bytes_max),
         results_waiting_bytes_max: bytes("results_waiting_bytes_max", table.results_waiting_bytes_max),
         held_bytes_max: bytes("held_bytes_max", table.held_bytes_max),
         held_age_max: nanos(&section, "held_age_max", table.held_age_max),

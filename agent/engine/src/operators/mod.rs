@@ -64,8 +64,7 @@ pub const ALERT_GROUP: usize = alert::GROUP_BYTES;
 pub fn pane_bytes(aggregates: &[Aggregate], fields: usize) -> usize {
     let layout = window::aggregate::Layout::new(aggregates);
     let sketch = if layout.sketches { window::sketch::BYTES_MAX } else { 0 };
-    let own = size_of::<window::pane::Pane>() + size_of::<window::group::Emitted>();
-    own + fields * (2 * 8 * layout.stride + sketch + size_of::<window::pane::Ends>())
+    window::pane::own_cost() + window::pane::words_cost(fields * layout.stride) + fields * sketch
 }
 
 /// The clocks while a record is applied.

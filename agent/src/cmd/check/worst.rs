@@ -86,7 +86,9 @@ pub fn parts(config: &Config) -> Vec<Part> {
     // An entry of less than 256 bytes for each block; one of less than 4 KiB is rare.
     parts.push(Part { what: "outbox".into(), memory: storage.outbox_bytes_max / 16, disk: outbox });
     let generations = if storage.durability == Durability::None { 2 } else { 3 };
-    parts.push(disk(format!("checkpoints, {generations} of them while one is made"), state.saturating_mul(generations)));
+    // Encoded it takes no more than in the tables, and is in memory until it is on the disk.
+    let what = format!("checkpoints, {generations} of them on the disk while one is made");
+    parts.push(Part { what, memory: state, disk: state.saturating_mul(generations) });
     parts
 }
 

@@ -152,6 +152,7 @@ fn balance(steps: &[(i64, Vec<Wild>, Option<i64>)]) -> Result<(), TestCaseError>
     let over = AlertSpec { name: "over".into(), window: Some(0), by: Some(vec!["d".into()]), keep: 5 * S, ..alert("v_sum > 20") };
     let mut spec = spec(vec![window(), hopping, mean], vec![alert("v > 6"), over]);
     (spec.limits.groups_max, spec.limits.panes_per_group_max, spec.limits.held_bytes_max) = (3, 3, 120);
+    spec.limits.panes_bytes_max = 5000;
     let mut world = World::unset(spec);
     let (mut recorded, mut raw, mut results) = (0, 0, 0);
     for (pass, points, clock) in steps {

@@ -360,6 +360,43 @@ fn groups_and_panes_are_bounded_and_what_is_refused_goes_on_raw() {
 }
 
 #[test]
+fn panes_of_all_groups_are_bounded_in_bytes_and_what_would_grow_them_goes_on_raw() {
+    let mut told = Vec::new();
+    for restarts in [false, true] {
+        let mut s = spec(vec![WindowSpec { aggregates: vec![Aggregate::Count, Aggregate::Percentile(500)], ..window() }], vec![]);
+        s.limits.panes_bytes_max = 4096;
+        let mut world = World::new(s);
+        world.now = 100;
+        // A kibibyte or so each: some find room, and whoever has a pane goes on as long as it does not grow.
+        for device in 0..10 {
+            world.batch(&[&format!("p m,d=d{device} t={device} 1")]);
+        }
+        let raw = world.take();
+        assert!((4..9).contains(&raw.len()) && raw[raw.len() - 1] == "m,d=d9 t=9 1", "{raw:?}");
+        assert_eq!(world.counts("w").overflow_panes, raw.len() as u64);
+        if restarts {
+            world.restart();
+        }
+        for value in 1..40 {
+            world.batch(&[&format!("p m,d=d0 t={value} 2")]);
+        }
+        let beyond = world.take();
+        assert_eq!(beyond.first().map(String::as_str), Some("m,d=d0 t=32 2"), "the 33rd value would make buckets of them");
+        assert_eq!(beyond.len(), 8);
+        world.batch(&["p m,d=d0 u=1 3"]);
+        assert_eq!(world.take(), ["m,d=d0 u=1 3"], "a field that is new would take room");
+        // Closed windows make room.
+        world.batch(&["p m,d=d0 t=1 11", "p m,d=d1 t=1 11", "p m,d=d2 t=1 11"]);
+        let closed = world.take();
+        assert_eq!(closed.iter().filter(|line| line.contains("t_count")).count(), 10 - raw.len(), "{closed:?}");
+        world.batch(&["p m,d=d9 t=7 12"]);
+        assert_eq!(world.take(), Vec::<String>::new());
+        told.push((raw, beyond, closed, world.counts("w")));
+    }
+    assert_eq!(format!("{:?}", told[0]), format!("{:?}", told[1]), "a restart changes nothing");
+}
+
+#[test]
 fn a_result_of_nothing_finite_is_not_written() {
     let mut world = world(WindowSpec { aggregates: vec![Aggregate::Sum, Aggregate::Max], ..window() });
     world.batch(&["p m t=1.7e308 1", "p m t=1.7e308 2"]);

@@ -100,6 +100,8 @@ pub(super) struct WindowOperator {
     expiry: i64,
     /// Open panes of all groups.
     panes: usize,
+    /// What they count for, bytes.
+    pane_bytes: usize,
     /// Read back, perhaps under another lateness or without a partition: something may be due that was not.
     restored: bool,
     pool: Vec<Pane>,
@@ -133,6 +135,7 @@ impl WindowOperator {
             reemit: i64::MAX,
             expiry: i64::MAX,
             panes: 0,
+            pane_bytes: 0,
             restored: false,
             pool: Vec::new(),
             staged: Vec::new(),
@@ -170,6 +173,10 @@ impl WindowOperator {
         let Some(first) = (0..point.cells.len()).find(|i| self.takes_cell(&point.cells[*i], table)) else { return Outcome::NotTaken };
         self.counts.r#in += 1;
         let at = match self.groups[group as usize].find_pane(point.time, self.grid.every) {
+            Ok(at) if self.is_full() && self.would_grow(group, at, first, point, table) => {
+                self.counts.overflow_panes += 1;
+                return Outcome::Refused;
+            }
             Ok(at) => at,
             Err(at) => match self.open_pane(group, at, point, partitions, out) {
                 Ok(at) => at,
@@ -192,6 +199,24 @@ impl WindowOperator {
             self.arm(group, partitions);
         }
         Outcome::Applied
+    }
+
+    /// Whether the panes have all the memory they may: none is opened, and none grows.
+    fn is_full(&self) -> bool {
+        self.pane_bytes >= self.spec.limits.panes_bytes_max
+    }
+
+    #[cold]
+    fn would_grow(&mut self, group: u32, at: usize, first: usize, point: &PointRef<'_>, table: &SeriesTable) -> bool {
+        (first..point.cells.len()).any(|i| {
+            let cell = &point.cells[i];
+            if !self.takes_cell(cell, table) {
+                return false;
+            }
+            let (group, class) = (&self.groups[group as usize], Class::of(cell.kind));
+            let Some(slot) = group.fields.find(cell.field, i) else { return true };
+            group.fields[slot].class == class && group.panes[at].would_grow(&self.layout, slot, class, cell, point.time, point.text)
+        })
     }
 
     #[inline]
@@ -238,6 +263,7 @@ impl WindowOperator {
     #[inline]
     fn merge(&mut self, group: u32, at: usize, first: usize, point: &PointRef<'_>, table: &SeriesTable) -> bool {
         let mut merged = false;
+        let before = self.groups[group as usize].panes[at].bytes;
         for (i, cell) in point.cells.iter().enumerate().skip(first) {
             if i > first && !self.takes_cell(cell, table) {
                 continue;
@@ -254,9 +280,9 @@ impl WindowOperator {
                 merged = true;
             }
         }
-        if merged {
-            self.groups[group as usize].panes[at].points += 1;
-        }
+        let pane = &mut self.groups[group as usize].panes[at];
+        pane.points += u64::from(merged);
+        self.pane_bytes = self.pane_bytes + pane.bytes - before;
         merged
     }
 
@@ -353,12 +379,13 @@ impl WindowOperator {
         if free <= watermark || start < floor {
             return Err(self.late(point, watermark.max(floor)));
         }
-        if self.groups[group as usize].panes.len() >= self.spec.limits.panes_per_group_max {
+        if self.groups[group as usize].panes.len() >= self.spec.limits.panes_per_group_max || self.is_full() {
             self.counts.overflow_panes += 1;
             return Err(Outcome::Refused);
         }
         let mut pane = self.pool.pop().unwrap_or_default();
         pane.reset(start);
+        self.pane_bytes += pane.bytes;
         self.groups[group as usize].panes.insert(at, pane);
         self.panes += 1;
         self.arm(group, partitions);
@@ -386,9 +413,12 @@ impl WindowOperator {
         }
     }
 
-    fn recycle(&mut self, pane: Pane) {
+    fn recycle(&mut self, mut pane: Pane) {
+        debug_assert_eq!(pane.bytes, pane.cost());
         self.panes -= 1;
+        self.pane_bytes -= pane.bytes;
         if self.pool.len() < POOL_MAX {
+            pane.reset(0);
             self.pool.push(pane);
         }
     }

@@ -9,7 +9,10 @@ pub(crate) const EXACT_MAX: usize = 32;
 /// Buckets per sign; past it the two of least magnitude merge, as in the paper's section 2.2.
 const BUCKETS_MAX: usize = 2048;
 /// Bytes one takes at most: both signs, and room for as many again in each while it grows.
-pub(crate) const BYTES_MAX: usize = size_of::<Sketch>() + size_of::<Buckets>() + 2 * 2 * BUCKETS_MAX * size_of::<(i32, u64)>();
+pub(crate) const BYTES_MAX: usize =
+    2 * size_of::<Sketch>() + size_of::<Buckets>() + 2 * (2 * BUCKETS_MAX + FEWEST) * size_of::<(i32, u64)>();
+/// Room a list has at least.
+const FEWEST: usize = 4;
 /// Relative error.
 const ALPHA: f64 = 0.01;
 const GAMMA: f64 = (1.0 + ALPHA) / (1.0 - ALPHA);
@@ -54,6 +57,26 @@ impl Sketch {
                 *self = Self::Buckets(buckets);
             }
             Self::Buckets(buckets) => buckets.add(value, 1),
+        }
+    }
+
+    /// Bytes it counts for: while it is exact as if it were full, else with room for as many buckets again.
+    pub fn cost(&self) -> usize {
+        2 * size_of::<Self>()
+            + match self {
+                Self::Exact(_) => EXACT_MAX * size_of::<f64>(),
+                Self::Buckets(buckets) => {
+                    let all = buckets.positive.len() + buckets.negative.len();
+                    size_of::<Buckets>() + (2 * all + 2 * FEWEST) * size_of::<(i32, u64)>()
+                }
+            }
+    }
+
+    /// Whether it would take more memory with this value.
+    pub fn would_grow(&self, value: f64) -> bool {
+        match self {
+            Self::Exact(values) => values.len() >= EXACT_MAX,
+            Self::Buckets(buckets) => buckets.would_grow(value),
         }
     }
 
@@ -102,6 +125,12 @@ impl Buckets {
         } else {
             insert(&mut self.negative, index(-value), n);
         }
+    }
+
+    fn would_grow(&self, value: f64) -> bool {
+        let list = if value > 0.0 { &self.positive } else { &self.negative };
+        let known = || list.binary_search_by_key(&index(libm::fabs(value)), |(i, _)| *i).is_ok();
+        libm::fabs(value) >= TINY && list.len() < BUCKETS_MAX && !known()
     }
 
     fn count(&self) -> u64 {

@@ -148,6 +148,7 @@ impl WindowOperator {
             if !fits || group.panes.last().is_some_and(|last| last.start >= pane.start) {
                 return r.damaged();
             }
+            self.pane_bytes += pane.bytes;
             group.panes.push(pane);
             self.panes += 1;
         }
@@ -214,6 +215,7 @@ fn read_pane(r: &mut Reader<'_>) -> Result<Pane, SnapshotError> {
     for _ in 0..r.count()? {
         pane.texts.push(Ends { first: r.text()?, last: r.text()? });
     }
+    pane.bytes = pane.cost();
     Ok(pane)
 }
 
