@@ -150,6 +150,14 @@ fn a_configuration_comes_back_from_its_bytes_as_it_was() {
 }
 
 #[test]
+fn a_configuration_from_before_panes_had_a_bound_together_is_replayed_without_one() {
+    let text = String::from_utf8(after().to_bytes()).unwrap();
+    let old = text.replace("\"panes_bytes_max\":67108864,", "");
+    assert_ne!(old, text);
+    assert_eq!(EngineSpec::from_bytes(old.as_bytes()).unwrap().limits.panes_bytes_max, u32::MAX as usize);
+}
+
+#[test]
 fn a_state_that_does_not_say_whose_it_is_belongs_to_the_configuration_of_today() {
     let mut world = World::new(before());
     feed(&mut world, 0..5);
