@@ -97,7 +97,7 @@ fn kafka_gets_everything_in_order_after_an_outage() {
     let path = directory.path();
     let mut kafka = servers::kafka(path);
     let outputs = format!(
-        "[[outputs.kafka]]\nbrokers = [\"127.0.0.1:{}\"]\ntopic = \"readings\"\ndata_format = \"influx\"\nnamepass = [\"seq\"]\n",
+        "[[outputs.kafka]]\nbrokers = [\"127.0.0.1:{}\"]\ntopic = \"readings\"\ndata_format = \"influx\"\nnamepass = [\"seq\"]\ntimeout = \"3s\"\n",
         kafka.port
     );
     feed(&path.join("in.lp"), 0, 200);
