@@ -261,7 +261,8 @@ pub fn core_meta(meta: &weir_store::BlockMeta) -> core::BlockMeta {
 /// The engine's view of a block found in the outbox.
 pub fn core_found(found: &weir_store::FoundBlock) -> core::FoundBlock {
     let place = OutboxPlace { segment: found.place.segment, offset: found.place.offset, bytes: found.place.bytes };
-    core::FoundBlock { lane: found.lane, place, first: Identity { record: found.first.record, ordinal: found.first.ordinal } }
+    let first = Identity { record: found.first.record, ordinal: found.first.ordinal };
+    core::FoundBlock { lane: found.lane, place, first, points: found.points }
 }
 
 /// The store's view of a place in the outbox.

@@ -115,6 +115,8 @@ pub struct FoundBlock {
     pub place: OutboxPlace,
     /// First identity.
     pub first: Identity,
+    /// Points: an older version of a block may have others.
+    pub points: u32,
 }
 
 /// How a store is kept.

@@ -98,7 +98,7 @@ impl Outbox {
             };
             let place = OutboxPlace { segment, offset: at as u64, bytes: header.length() as u32 };
             let first = Identity { record: header.first, ordinal: header.third as u32 };
-            found.push(FoundBlock { lane: lane as u8, place, first });
+            found.push(FoundBlock { lane: lane as u8, place, first, points: header.points });
             at += header.length();
         }
         damaged

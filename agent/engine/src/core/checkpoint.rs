@@ -150,9 +150,9 @@ impl Core {
             }
             blocks.extend(again.values().map(|(_, block)| block.clone()));
             // From behind, so that the places in front stay what they are.
-            for (index, (length, _)) in again.into_iter().rev() {
+            for (index, (length, block)) in again.into_iter().rev() {
                 let of: Vec<Stored> = queue.stored.drain(index..index + length).collect();
-                let one = together(&of);
+                let one = Stored { points: block.points, ..together(&of) };
                 self.moved.push((lane, one.first, of));
                 queue.stored.insert(index, one);
             }

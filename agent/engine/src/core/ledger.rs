@@ -76,6 +76,12 @@ impl OutputLine {
         self.expired_stale += counts.expired_stale;
     }
 
+    /// Points that arrived or were given up.
+    pub(super) fn settled(&self) -> u64 {
+        let expired = self.expired_age + self.expired_bytes + self.expired_disk + self.expired_stale + self.expired_downsampled;
+        self.delivered + self.rejected + expired
+    }
+
     /// Points that are not settled yet.
     pub fn waiting(&self) -> u64 {
         self.waiting_memory + self.waiting_disk + self.in_flight
@@ -158,10 +164,7 @@ impl Ledger {
             check(format!("operator {}: in = applied + late + future + overflow + conflict + undefined", operator.name), c.r#in, settled);
         }
         for output in &self.outputs {
-            let expired =
-                output.expired_age + output.expired_bytes + output.expired_disk + output.expired_stale + output.expired_downsampled;
-            let settled = output.delivered + output.rejected + expired;
-            check(format!("output {}: routed = settled + waiting", output.name), output.routed, settled + output.waiting());
+            check(format!("output {}: routed = settled + waiting", output.name), output.routed, output.settled() + output.waiting());
         }
         residues
     }

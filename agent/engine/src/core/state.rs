@@ -61,6 +61,8 @@ pub struct FoundBlock {
     pub place: OutboxPlace,
     /// First identity.
     pub first: Identity,
+    /// Points in it.
+    pub points: u32,
 }
 
 impl Core {
@@ -153,7 +155,7 @@ impl Core {
             }
         }
         core.restore_outputs(&mut reader, outbox)?;
-        core.restore_thinned(thinned)?;
+        core.restore_thinned(thinned, outbox)?;
         let (operators, dropped) = Operators::restore(spec, reader.take(reader.left())?, &mut core.table)?;
         core.operators = operators;
         core.dropped = unreadable.into_iter().chain(dropped).collect();
@@ -227,7 +229,7 @@ impl Core {
     }
 
     /// How many of each output's results were thinned out, and of which blocks what stays is still to be written.
-    fn restore_thinned(&mut self, thinned: &[u8]) -> Result<(), Damaged> {
+    fn restore_thinned(&mut self, thinned: &[u8], outbox: &[FoundBlock]) -> Result<(), Damaged> {
         if thinned.is_empty() {
             return Ok(());
         }
@@ -246,7 +248,29 @@ impl Core {
             let (level, queue) = (reader.narrow()?, self.waiting.lane(Lane::Results));
             queue.stored.iter_mut().filter(|b| b.first == first).for_each(|b| b.level = level);
         }
+        if reader.left() == 0 {
+            // Of a version that did not know how many points a block has.
+            return Ok(());
+        }
+        for _ in 0..reader.count()? {
+            let first = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
+            self.choose_version(first, reader.narrow()?, outbox);
+        }
+        self.lost.sort_by_key(|(lane, block)| (*lane, block.first));
         Ok(())
+    }
+
+    /// Of a block that was thinned the outbox may hold what it was before, too, and where the newest version is damaged only that: then it is
+    /// lost, as nobody knows any more which of these points were left out.
+    fn choose_version(&mut self, first: Identity, points: u32, outbox: &[FoundBlock]) {
+        let queue = self.waiting.lane(Lane::Results);
+        let Some(index) = queue.stored.iter().position(|b| b.first == first) else { return };
+        queue.stored[index].points = points;
+        let version = |found: &&FoundBlock| found.lane == Lane::Results as u8 && found.first == first && found.points == points;
+        match outbox.iter().rev().find(version) {
+            Some(found) => queue.stored[index].place = Some(found.place),
+            None => self.lost.extend(queue.stored.remove(index).map(|block| (Lane::Results as u8, Stored { place: None, ..block }))),
+        }
     }
 
     /// The reverse of [`Core::restore_thinned`]; nothing when nothing was.
@@ -267,6 +291,11 @@ impl Core {
         put_u64(out, thinned.len() as u64);
         for block in thinned {
             [block.first.record, u64::from(block.first.ordinal), u64::from(block.level)].into_iter().for_each(|v| put_u64(out, v));
+        }
+        let known: Vec<&Stored> = self.waiting.lanes[Lane::Results as usize].stored.iter().filter(|b| b.points > 0).collect();
+        put_u64(out, known.len() as u64);
+        for block in known {
+            [block.first.record, u64::from(block.first.ordinal), u64::from(block.points)].into_iter().for_each(|v| put_u64(out, v));
         }
     }
 
@@ -376,6 +405,23 @@ impl Core {
             self.adopted[lane] = last;
             self.checkpoint.freed[lane] = 0;
             self.waiting.lanes[lane].stored.push_back(Stored { place: Some(block.place), first, last, counts, ..Stored::default() });
+        }
+    }
+
+    /// What waits is what is there: records that are lost may have settled some of what was adopted, and others settled what is lost. Of a
+    /// block that an output had begun with the rest is told apart when it is read.
+    pub(super) fn count_adopted(&mut self) {
+        if self.adopted == [Identity::default(); 2] {
+            return;
+        }
+        for (index, line) in self.lines.iter_mut().enumerate() {
+            for lane in &mut self.waiting.lanes {
+                let done = lane.cursors[index].done;
+                let stored = lane.stored.iter().filter(|b| b.last > done).map(|b| u64::from(b.counts[index]));
+                let held = lane.held.iter().filter(|h| h.last > done).map(|h| u64::from(h.counts[index]));
+                lane.cursors[index].outstanding = stored.chain(held).sum();
+            }
+            line.routed = line.settled() + self.waiting.lanes.iter().map(|lane| lane.cursors[index].outstanding).sum::<u64>();
         }
     }
 

@@ -64,6 +64,7 @@ impl Core {
     /// Ends recovery: the configuration it was made with comes into force, time goes on, levels are set, the first deadline is armed.
     pub fn start(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.adopt();
+        self.count_adopted();
         let observed = self.clock.observed(now).max(self.replayed.observed);
         self.clock.restart(observed, now);
         self.commit.durable = self.next_record - 1;

@@ -41,6 +41,8 @@ pub struct Stored {
     pub kept: Option<Kept>,
     /// How often it was thinned.
     pub level: u32,
+    /// Points in its file, of one that was written again; 0 unknown.
+    pub points: u32,
 }
 
 /// One output's way through one lane.

@@ -334,6 +334,7 @@ fn lived(spec: &Arc<EngineSpec>) -> (Vec<u8>, Vec<FoundBlock>) {
                 lane: block.lane,
                 place: OutboxPlace { segment: n as u64 + 1, offset: 0, bytes: 1 },
                 first: block.first,
+                points: block.points,
             });
             found = Some((state, places.collect()));
         }

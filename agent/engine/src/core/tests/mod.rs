@@ -223,7 +223,7 @@ impl World {
     /// Killed and started again from `state` (or nothing) and the journal since.
     pub fn restart(&mut self, state: Option<&[u8]>) {
         let found: Vec<FoundBlock> =
-            self.outbox.iter().map(|(place, b)| FoundBlock { lane: b.lane, place: *place, first: b.first }).collect();
+            self.outbox.iter().map(|(place, b)| FoundBlock { lane: b.lane, place: *place, first: b.first, points: b.points }).collect();
         self.core = match state {
             Some(state) => Core::restore(Arc::clone(&self.spec), state, &found, self.now).unwrap(),
             None => Core::new(Arc::clone(&self.spec), self.now),

@@ -98,8 +98,11 @@ fn without_a_state_what_waits_in_the_outbox_is_kept_once() {
     world.take(&[4.0]);
     // The journal of the generation before is left, not its beginning; of the rest all but the states.
     let newest = world.blocks.last().map_or(0, |(_, meta, _)| meta.first_record + u64::from(meta.records) - 1);
-    let found: Vec<_> =
-        world.outbox.iter().map(|(place, b)| (FoundBlock { lane: b.lane, place: *place, first: b.first }, Some(b.bytes.clone()))).collect();
+    let found: Vec<_> = world
+        .outbox
+        .iter()
+        .map(|(place, b)| (FoundBlock { lane: b.lane, place: *place, first: b.first, points: b.points }, Some(b.bytes.clone())))
+        .collect();
     let journal: Vec<_> = tail.into_iter().chain(std::mem::take(&mut world.blocks)).collect();
     world.core = Core::new(Arc::clone(&world.spec), world.now);
     world.core.adopt_outbox(found, newest);
