@@ -62,6 +62,10 @@ pub enum Bug {
     BacklogUntold,
     /// Outputs are told apart by the places they had before an edit.
     PlacesKept,
+    /// What waits in the outbox is left there when every checkpoint is lost.
+    OutboxForgotten,
+    /// A destination that has results of a record that was lost takes others of its number for them.
+    LostLifeBelieved,
 }
 
 /// Which faults occur, next to crashes.
@@ -135,6 +139,10 @@ pub struct Plan {
     pub thrifty: bool,
     /// Edits add and remove outputs.
     pub changing: bool,
+    /// Every checkpoint is lost once.
+    pub stateless: bool,
+    /// Two outputs know what they have, in every mode.
+    pub telling: bool,
 }
 
 impl Plan {
@@ -151,13 +159,22 @@ impl Plan {
     fn widest(seed: u64) -> Self {
         let mut random = Random(seed ^ 0x1405_7b7e_f767_814f);
         let wide = Self::wide(seed);
+        // Where the journal is not synced, the states are all there is of what they have.
+        let steady = matches!(wide.trouble, Trouble::None | Trouble::Clock) && wide.durability == Durability::Power;
+        let stateless = random.once_in(2) && steady && !wide.edits;
+        let thins = random.once_in(3);
+        let telling = !stateless && may_know(wide.trouble) && random.once_in(3);
         let thrifty = random.once_in(3) && wide.durability == Durability::Power;
         Self {
             dedup: random.once_in(2),
-            thins: random.once_in(3),
+            thins: thins && !stateless,
             thrifty,
             // What rots may be what says which outputs there were.
             changing: wide.edits && !wide.rots() && random.once_in(2),
+            stateless,
+            telling,
+            // What is lost with the states is taken for delivered by one that knows.
+            knowing: wide.knowing && !stateless || telling,
             // A run must be longer than a minute.
             calm: wide.calm || thrifty,
             ..wide
@@ -220,6 +237,8 @@ impl Plan {
             thins: false,
             thrifty: false,
             changing: false,
+            stateless: false,
+            telling: false,
         }
     }
 
@@ -238,6 +257,8 @@ impl Plan {
             Bug::SeenForgotten => Self { dedup: true, ..plain },
             Bug::ThinnedForgotten => Self { thins: true, batches: 120, ..plain },
             Bug::BacklogUntold | Bug::PlacesKept => Self { edits: true, changing: true, batches: 120, ..plain },
+            Bug::OutboxForgotten => Self { stateless: true, knowing: false, batches: 120, ..plain },
+            Bug::LostLifeBelieved => Self { telling: true, knowing: true, durability: Durability::None, ..plain },
             Bug::SyncsUntold => Self { thrifty: true, calm: true, ..plain },
             _ => plain,
         }

@@ -131,6 +131,16 @@ fn outputs_that_keep_their_places_are_found() {
 }
 
 #[test]
+fn an_outbox_that_is_left_alone_without_a_state_is_found() {
+    found(Bug::OutboxForgotten);
+}
+
+#[test]
+fn a_destination_that_believes_in_a_lost_life_is_found() {
+    found(Bug::LostLifeBelieved);
+}
+
+#[test]
 fn a_dedup_that_forgets_with_a_restart_is_found() {
     found(Bug::SeenForgotten);
 }

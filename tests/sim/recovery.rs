@@ -6,20 +6,23 @@ use std::{
 };
 
 use weir_engine::{
-    codec::bytes::{Reader, put_bytes, put_u64},
-    core::{Core, Effect, Ledger},
+    codec::{
+        bytes::{Reader, put_bytes, put_u64},
+        chunk,
+    },
+    core::{Core, Effect, FoundBlock, Ledger},
     record::Record,
     spec::{Durability, EngineSpec},
 };
 use weir_plugin_api::{Lane, Resume};
-use weir_store::{Damage, Files, Recovered, Store, StoreOptions, memory::Luck};
+use weir_store::{Damage, Files, Recovered, RecoveredBlock, Store, StoreOptions, memory::Luck};
 
 use super::{
     budget::Budget,
     disk::{Disk, core_found, core_meta},
     edits,
     naive::check_transitions,
-    oracle::{Place, check_replacements},
+    oracle::{Place, check_replacements, content},
     plan::{Bug, Trouble},
     simulator::{self, Simulator, is_hasty},
     world::{self, INPUTS, MS},
@@ -68,6 +71,10 @@ impl Simulator {
             self.injure();
         } else if self.plan.trouble == Trouble::Damage && self.other.once_in(6) {
             self.damage();
+        }
+        // Once in a life: what a second time finds may be what the first has given up.
+        if self.plan.stateless && self.seen.stateless == 0 && self.other.once_in(10) {
+            self.lose_checkpoints();
         }
         if self.dies() && self.random.once_in(8) {
             self.files.fuse.set(Some(self.random.below(6) as u32));
@@ -167,9 +174,50 @@ impl Simulator {
         self.injuries += 1;
     }
 
+    /// Every state is gone, as on a card that lost a part of its names.
+    fn lose_checkpoints(&mut self) {
+        let mut files = self.files.files.borrow_mut();
+        let names = files.list().unwrap_or_default();
+        let states: Vec<&String> = names.iter().filter(|n| n.starts_with("checkpoint-")).collect();
+        states.iter().for_each(|name| files.lose(name));
+        if super::is_traced() && !states.is_empty() {
+            eprintln!("loses {states:?}");
+        }
+        // A full journal leaves blocks to the state alone.
+        self.injury_blocks += states.len();
+        self.seen.stateless += u64::from(!states.is_empty());
+    }
+
+    /// As a start does it: what the outbox holds waits again, and the journal that is left is all that is known.
+    fn adopt_outbox(&mut self, blocks: &[RecoveredBlock], outbox: &[FoundBlock]) {
+        let newest = blocks.last().map_or(0, |b| b.meta.first_record + u64::from(b.meta.records) - 1);
+        let names: Vec<&str> = self.spec.outputs.iter().map(|o| o.name.as_str()).collect();
+        let mut found = Vec::new();
+        for block in outbox {
+            let place = weir_store::OutboxPlace { segment: block.place.segment, offset: block.place.offset, bytes: block.place.bytes };
+            let bytes = self.store.read_outbox(block.lane, place).ok().flatten();
+            let lane = Lane::ALL[usize::from(block.lane)];
+            if let Some(chunk) = bytes.as_ref().and_then(|bytes| chunk::decode(bytes, &names).ok()) {
+                let result = |i| ((lane, chunk.identity(i)), (content(&chunk, i, lane), self.order.route(chunk.route(i))));
+                let whole = chunk.identity(chunk.len() - 1).record <= newest;
+                self.adopted.extend((0..chunk.len()).filter(|_| whole).map(result));
+            }
+            found.push((*block, bytes));
+        }
+        if self.plan.bug != Some(Bug::OutboxForgotten) {
+            self.core.adopt_outbox(found, newest);
+        }
+    }
+
     fn come_back(&mut self, recovered: Recovered, death: Death) -> Result<(), String> {
         let Recovered { checkpoint, blocks, outbox, damage } = recovered;
-        let ends = checkpoint.as_ref().map_or([(0, 0); 2], |c| c.ends);
+        if checkpoint.is_none() && self.plan.stateless {
+            let complete = damage.iter().all(|d| d.records == 0);
+            self.stateless |= !complete;
+            self.seen.rebuilt += u64::from(complete);
+        }
+        let has_state = checkpoint.is_some();
+        let ends = checkpoint.as_ref().map_or([(if self.stateless { u64::MAX } else { 0 }, 0); 2], |c| c.ends);
         if let Some(beyond) = outbox.iter().find(|f| (f.place.segment, f.place.offset) >= ends[usize::from(f.lane)]) {
             return Err(format!("the outbox holds {beyond:?}, the checkpoint knows nothing behind {ends:?}"));
         }
@@ -195,6 +243,9 @@ impl Simulator {
             }
             None => Core::new(Arc::clone(&self.spec), self.now()),
         };
+        if !has_state && !outbox.is_empty() {
+            self.adopt_outbox(&blocks, &outbox);
+        }
         for block in &blocks {
             self.core.replay(&core_meta(&block.meta), &block.bytes).map_err(|e| format!("block {:?}: {e}", block.meta))?;
         }
@@ -223,7 +274,8 @@ impl Simulator {
         self.disk = Disk::new(is_hasty(self.plan), self.core.ledger().records).telling(self.tells_syncs(), &self.store);
         self.budget = Budget::default();
         let records = self.core.ledger().records;
-        self.sinks.iter_mut().for_each(|sink| sink.forget_records_behind(records));
+        let believed = self.plan.bug == Some(Bug::LostLifeBelieved);
+        self.sinks.iter_mut().filter(|_| !believed).for_each(|sink| sink.forget_records_behind(records));
         self.armed = i64::MAX;
         self.start(&dropped)
     }
@@ -299,7 +351,7 @@ impl Simulator {
         self.trace(|| format!("recovered at record {}, {damage:?}", ledger.records));
         if !damage.is_empty() {
             self.seen.damages += 1;
-            if !self.plan.rots() {
+            if !self.plan.rots() && !self.stateless {
                 return Err(format!("damage: {damage:?}"));
             }
         }
@@ -317,7 +369,7 @@ impl Simulator {
         self.check_weakness(weak, &ledger, death, oldest)?;
         let acknowledged = tail.iter().flatten().filter(|t| t.number <= self.promised).count();
         // So are, after a power cut, those of a mode that had not synced them yet.
-        let only_there = unjournaled > 0 || self.plan.durability != Durability::Power;
+        let only_there = unjournaled > 0 || self.plan.durability != Durability::Power || self.stateless;
         self.lost.0 += if only_there { 0 } else { middle.len() };
         // Without syncs nothing later says that what is behind an injury was ever whole.
         let unnamed = weak || self.plan.rots() && self.plan.durability != Durability::Power;
@@ -335,9 +387,10 @@ impl Simulator {
         if acknowledged > 0 || weak || !middle.is_empty() || unsafe_since.is_some() {
             self.note_disturbance(lost.iter().map(|l| l.0).chain([ledger.records + 1]).min().unwrap_or(0), death.before);
         }
-        self.unbalanced |= broken > 0 && !weak || !middle.is_empty();
+        self.unbalanced |= broken > 0 && !weak || !middle.is_empty() && !self.stateless;
         let residues = ledger.residues();
-        if !residues.is_empty() && !self.unbalanced {
+        // Without a state it balances again once it is started.
+        if !residues.is_empty() && !self.unbalanced && !self.stateless {
             return Err(format!("recovered: {residues:?}"));
         }
         let promised = self.promised;
@@ -370,7 +423,7 @@ impl Simulator {
 
     /// Nothing that was synced is lost, whatever the mode, and a mode with an interval loses no more than that.
     fn check_weakness(&self, weak: bool, ledger: &Ledger, death: Death, oldest: Option<i64>) -> Result<(), String> {
-        if !self.plan.rots() && ledger.records < death.synced {
+        if !self.plan.rots() && !self.stateless && ledger.records < death.synced {
             return Err(format!("recovered to record {}, synced were {}", ledger.records, death.synced));
         }
         let ill = matches!(self.plan.trouble, Trouble::DiskErrors | Trouble::DiskFull);
@@ -454,7 +507,7 @@ impl Simulator {
             }
             let bit = 1u64 << output;
             let wanted: BTreeMap<Place, &str> = results.iter().filter(|(_, r)| r.1 & bit != 0).map(|(p, r)| (*p, r.0.as_str())).collect();
-            if !self.unbalanced && line.routed != wanted.len() as u64 {
+            if !self.unbalanced && !self.stateless && line.routed != wanted.len() as u64 {
                 return Err(format!("output {output}: {} points routed, {} expected", line.routed, wanted.len()));
             }
             let arrived = &self.sinks[output].arrived;
@@ -469,6 +522,7 @@ impl Simulator {
                 continue;
             }
             self.compare_output(output, &wanted, expired)?;
+            self.compare_adopted(output, expired)?;
         }
         // One that is gone has got nothing that was not meant for it.
         let force = self.order.in_force();
@@ -480,9 +534,24 @@ impl Simulator {
         Ok(())
     }
 
+    /// What waited in the outbox when the states were lost has arrived as it was.
+    fn compare_adopted(&self, output: usize, expired: u64) -> Result<(), String> {
+        let arrived = &self.sinks[output].arrived;
+        let meant = self.adopted.iter().filter(|(_, result)| result.1 >> output & 1 == 1);
+        let missing: Vec<_> = meant.filter(|(place, result)| arrived.get(place) != Some(&result.0)).collect();
+        // How many were given up is forgotten with a state.
+        if missing.len() as u64 > expired && !self.plan.bounded {
+            let (count, first) = (missing.len(), missing.first());
+            return Err(format!("output {output}: {count} of what waited in the outbox without a state did not arrive, first {first:?}"));
+        }
+        Ok(())
+    }
+
     fn compare_output(&self, output: usize, wanted: &BTreeMap<Place, &str>, expired: u64) -> Result<(), String> {
         let arrived = &self.sinks[output].arrived;
-        let known = |place: &&Place| !self.disturbed.iter().any(|(first, last)| (*first..=*last).contains(&place.1.record));
+        // One that is told what was lost has nothing of that any more, and all that came in its place.
+        let told = self.sinks[output].is_told;
+        let known = |place: &&Place| told || !self.disturbed.iter().any(|(first, last)| (*first..=*last).contains(&place.1.record));
         let missing: Vec<&Place> = wanted.keys().filter(known).filter(|place| !arrived.contains_key(place)).collect();
         let surplus: Vec<_> = arrived.iter().filter(|(place, has)| known(place) && wanted.get(place) != Some(&has.as_str())).collect();
         // Alerts are kept to the end: for results there is less room than these take.

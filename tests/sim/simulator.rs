@@ -18,7 +18,7 @@ use super::{
     disk::Disk,
     edits::Order,
     files::MortalFiles,
-    oracle::Committed,
+    oracle::{Committed, Made},
     plan::{Bug, Death, Plan, Trouble, WIDE},
     sinks::{Answer, Sink},
     sources::{Source, Taken},
@@ -70,6 +70,10 @@ pub struct Seen {
     pub deduped: u64,
     /// Outputs that were removed while something waited for them.
     pub dropped: u64,
+    /// Times every checkpoint was lost, and of these such as all that is needed was left.
+    pub stateless: u64,
+    /// See before.
+    pub rebuilt: u64,
     /// Points that were left out to make room.
     pub thinned: u64,
     /// Syncs past the write budget.
@@ -98,6 +102,8 @@ impl std::ops::AddAssign for Seen {
         self.transitions += more.transitions;
         self.deduped += more.deduped;
         self.dropped += more.dropped;
+        self.stateless += more.stateless;
+        self.rebuilt += more.rebuilt;
         self.thinned += more.thinned;
         self.over_budget += more.over_budget;
         self.held_by_budget += more.held_by_budget;
@@ -146,9 +152,11 @@ pub fn is_hasty(plan: Plan) -> bool {
     matches!(plan.bug, Some(Bug::AcknowledgedEarly | Bug::ReleasedEarly))
 }
 
-/// What is behind an output. The first one may know where it stands.
+/// What is behind an output. The first one may know where it stands, or the first two.
 pub fn sink(plan: Plan, index: usize, output: &OutputSpec) -> Sink {
-    Sink::new(index as u16, plan.knowing && index == 0, output.edge, plan.bug).asking(plan.seed >= WIDE)
+    Sink::new(index as u16, plan.knowing && index == 0 || plan.telling && index == 1, output.edge, plan.bug)
+        .asking(plan.seed >= WIDE)
+        .told(plan.telling)
 }
 
 /// The simulated agent.
@@ -198,6 +206,10 @@ pub struct Simulator {
     /// Batches that damage has cost, and the results of which records it may have changed.
     pub gone: Vec<Taken>,
     pub disturbed: Vec<(u64, u64)>,
+    /// What the outbox held when every checkpoint was lost, with the outputs it was for.
+    pub adopted: Made,
+    /// Every checkpoint was lost, and of the records too many for it to be as if they were not.
+    pub stateless: bool,
     /// Files in which a bit has flipped.
     pub flipped: BTreeSet<String>,
     /// How many did.
@@ -271,6 +283,8 @@ impl Simulator {
             digests: BTreeMap::new(),
             gone: Vec::new(),
             disturbed: Vec::new(),
+            adopted: Made::new(),
+            stateless: false,
             flipped: BTreeSet::new(),
             injuries: 0,
             injury_blocks: 0,

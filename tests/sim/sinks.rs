@@ -72,6 +72,8 @@ pub struct Sink {
     token: u64,
     /// It knows its place and may not be heard all the same: then it asks.
     asks: bool,
+    /// It is told at a start how far was recovered.
+    pub is_told: bool,
     /// What it had of each lane when it asked after an answer that did not come.
     has: [Option<Identity>; 2],
 }
@@ -95,6 +97,7 @@ impl Sink {
             repeated: 0,
             token: 0,
             asks: false,
+            is_told: false,
             has: [None; 2],
         }
     }
@@ -102,6 +105,12 @@ impl Sink {
     /// It may not be heard even where it knows its place.
     pub fn asking(self, asks: bool) -> Self {
         Self { asks, ..self }
+    }
+
+    /// It is told how far was recovered, and may not be heard.
+    pub fn told(self, is_told: bool) -> Self {
+        let is_told = is_told && self.knowing;
+        Self { asks: self.asks || is_told, is_told, ..self }
     }
 
     /// The agent starts again; so many points were settled, and this is its place in routes.
@@ -115,6 +124,10 @@ impl Sink {
     /// The agent has lost the records behind this one: what arrived by then came before what it makes now.
     pub fn forget_records_behind(&mut self, records: u64) {
         self.arrived_at.values_mut().for_each(|at| *at = records.min(*at));
+        if self.is_told {
+            // It is told how far was recovered: what it has beyond is of a life that is lost, and others get those numbers.
+            self.arrived.retain(|(_, identity), _| identity.record <= records);
+        }
     }
 
     /// What it has, where it knows.
