@@ -23,7 +23,7 @@ pub struct Machine {
     port: u16,
 }
 
-/// The folder of the image, made by `tests/run packages` (or by `tests/vm/image.sh` alone).
+/// The folder of the image, made by `tests/run vm` (or by `tests/vm/image.sh` alone).
 fn image() -> PathBuf {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vm/image.sh");
     let output = Command::new("bash").arg(script).stderr(Stdio::inherit()).output().expect("bash runs");

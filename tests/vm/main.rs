@@ -1,7 +1,7 @@
 //! The package on a gateway: installed in an emulated arm64 machine with a GPIO controller and a serial port, used as its owner would
 //! use it, and treated as power and time treat such machines.
 //!
-//! `tests/run packages` makes what these tests need: the machine's image and the packages.
+//! `tests/run vm` makes what these tests need: the machine's image and the packages.
 
 #![allow(clippy::unwrap_used)]
 
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use machine::Machine;
 
-/// The folder `tests/run packages` fills: beside the profile folders of the build.
+/// The folder `tests/run vm` fills, beside the profile folders of the build.
 fn packages() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_weir")).parent().and_then(Path::parent).expect("the target folder").join("packages")
 }
@@ -29,7 +29,7 @@ fn package() -> Vec<u8> {
     let found = std::fs::read_dir(&folder)
         .ok()
         .and_then(|mut files| files.find_map(|f| f.ok().map(|f| f.path()).filter(|p| p.to_string_lossy().ends_with("_arm64.deb"))));
-    let path = found.unwrap_or_else(|| panic!("no arm64 package in {}: run `tests/run packages`", folder.display()));
+    let path = found.unwrap_or_else(|| panic!("no arm64 package in {}: run `tests/run vm`", folder.display()));
     std::fs::read(path).expect("the package is read")
 }
 
