@@ -92,6 +92,9 @@ fn run(plans: impl Iterator<Item = Plan>) -> (u64, Seen) {
     let started = Instant::now();
     for plan in plans {
         lives += 1;
+        if is_traced() {
+            eprintln!("{plan:?}");
+        }
         match live(plan) {
             Ok(seen) => all += seen,
             Err(error) => {

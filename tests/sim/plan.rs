@@ -159,18 +159,19 @@ impl Plan {
     fn widest(seed: u64) -> Self {
         let mut random = Random(seed ^ 0x1405_7b7e_f767_814f);
         let wide = Self::wide(seed);
+        let thrifty = random.once_in(3) && wide.durability == Durability::Power;
+        let (dedup, thins) = (random.once_in(2), random.once_in(3));
+        // What rots may be what says which outputs there were.
+        let changing = wide.edits && !wide.rots() && random.once_in(2);
         // Where the journal is not synced, the states are all there is of what they have.
         let steady = matches!(wide.trouble, Trouble::None | Trouble::Clock) && wide.durability == Durability::Power;
         let stateless = random.once_in(2) && steady && !wide.edits;
-        let thins = random.once_in(3);
-        let telling = !stateless && may_know(wide.trouble) && random.once_in(3);
-        let thrifty = random.once_in(3) && wide.durability == Durability::Power;
+        let telling = random.once_in(3) && may_know(wide.trouble) && !stateless;
         Self {
-            dedup: random.once_in(2),
+            dedup,
             thins: thins && !stateless,
             thrifty,
-            // What rots may be what says which outputs there were.
-            changing: wide.edits && !wide.rots() && random.once_in(2),
+            changing,
             stateless,
             telling,
             // What is lost with the states is taken for delivered by one that knows.
