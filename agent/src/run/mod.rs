@@ -17,6 +17,8 @@ mod delivery;
 pub mod disk_thread;
 mod handle;
 mod inputs;
+#[cfg(test)]
+mod small_journal;
 pub mod start;
 pub mod stop;
 mod transform;
