@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Tries a package of this machine's architecture on this machine and leaves nothing behind:
-#   tests/vm/install.sh <weir_….deb>
-# In a Debian root of its own, under a systemd of its own in namespaces: installed, started, fed, upgraded, killed, removed, purged.
+#   tests/vm/install.sh <weir_….deb> <weir-….tar.gz>
+# In a Debian root of its own, under a systemd of its own in namespaces: installed, started, fed, upgraded, killed, removed, purged; the
+# tarball unpacked and started.
 # Needs root and a kernel with cgroup2; the empty root is made once, in ${WEIR_CACHE:-~/.cache/weir}.
 set -euo pipefail
 
-[ $# -eq 1 ] || { sed -n '3s/^# *//p' "$0" >&2; exit 2; }
-deb=$(realpath "$1")
+[ $# -eq 2 ] || { sed -n '3s/^# *//p' "$0" >&2; exit 2; }
+deb=$(realpath "$1") tarball=$(realpath "$2")
 cache=${WEIR_CACHE:-$HOME/.cache/weir}
 empty=$cache/root-bookworm
 if [ ! -e "$empty/.complete" ]; then
@@ -29,6 +30,7 @@ clean() {
 trap clean EXIT
 cp -a "$empty/root" "$root"
 cp "$deb" "$root/root/weir.deb"
+cp "$tarball" "$root/root/weir.tar.gz"
 
 # shellcheck disable=SC2016
 unshare --mount --pid --uts --ipc --cgroup --net --fork bash -euc '
@@ -61,7 +63,13 @@ inside() {
   nsenter -t "$first" -m -p -u -i -C -n chroot "$root" \
     env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive sh -c "$1" >"$work/said" 2>&1
 }
-failed() { echo "not so: $*" >&2; cat "$work/said" >&2; exit 1; }
+failed() {
+  echo "not so: $*" >&2
+  cat "$work/said" >&2
+  inside 'journalctl --no-pager -n 30 -u weir' || true
+  cat "$work/said" >&2
+  exit 1
+}
 holds() {
   local tries=0
   until inside "$2"; do
@@ -116,4 +124,9 @@ gone "no program is left" 'test -e /usr/bin/weir'
 must "removing keeps state and configuration" 'test -e /var/lib/weir/id && grep -q "The administrator" /etc/weir/weir.toml'
 must "it can be purged" 'apt-get purge -y -q weir'
 gone "purging leaves nothing" 'ls -d /var/lib/weir /etc/weir /etc/default/weir /lib/systemd/system/weir.service /etc/systemd/system/*/weir.service /usr/share/doc/weir 2>/dev/null | grep . || getent passwd weir'
-echo "$(basename "$deb"): installed, started, killed, upgraded, removed, purged"
+
+# By hand, as the README says it for machines without a package.
+must "the tarball is unpacked" 'tar -C / --strip-components 1 --keep-directory-symlink -xzf /root/weir.tar.gz && test -L /lib'
+must "it has a user" 'adduser --quiet --system --group --no-create-home --home /var/lib/weir weir'
+must "it is started" 'systemctl daemon-reload && systemctl enable --now weir && systemctl is-active weir'
+echo "$(basename "$deb"): installed, started, killed, upgraded, removed, purged; $(basename "$tarball"): unpacked, started"
