@@ -64,7 +64,14 @@ impl Remembered {
     }
 
     /// A batch in which this was sent, and that was recorded.
-    fn batch(&mut self, spec: Option<&DedupSpec>, observed: i64, sent: Vec<Said>, recorded: &[Said]) -> Result<u64, String> {
+    fn batch(
+        &mut self,
+        spec: Option<&DedupSpec>,
+        observed: i64,
+        sent: Vec<Said>,
+        recorded: &[Said],
+        knew_more: bool,
+    ) -> Result<u64, String> {
         let (mut left, mut recognised) = (recorded.iter().peekable(), 0);
         if let Some(spec) = spec {
             self.expire(spec, observed);
@@ -74,7 +81,9 @@ impl Remembered {
             let known = self.entries.get(&said).filter(|_| said.timed);
             match known {
                 Some(entry) if is_recorded && !entry.doubtful => return Err(format!("{said:?} was recorded before, and is again")),
-                None if !is_recorded => return Err(format!("{said:?} was never recorded, or is forgotten, and was taken for known")),
+                None if !is_recorded && !knew_more => {
+                    return Err(format!("{said:?} was never recorded, or is forgotten, and was taken for known"));
+                }
                 _ => {}
             }
             recognised += u64::from(!is_recorded);
@@ -100,7 +109,14 @@ impl Committed {
     ///
     /// # Errors
     /// The first point that was recorded twice, or not at all.
-    pub fn check_dedup(&self, first: &EngineSpec, readings: Readings, items: usize, gone: &[Taken]) -> Result<u64, String> {
+    pub fn check_dedup(
+        &self,
+        first: &EngineSpec,
+        readings: Readings,
+        items: usize,
+        gone: &[Taken],
+        disturbed: &[(u64, u64)],
+    ) -> Result<u64, String> {
         let mut lists: BTreeMap<usize, (Option<DedupSpec>, Remembered)> =
             DEDUPS.into_iter().map(|input| (input, (first.inputs[input].dedup.clone(), Remembered::default()))).collect();
         let (mut taken, mut recognised, mut wrong) = (self.taken(), 0, None);
@@ -117,7 +133,9 @@ impl Committed {
                 let (input, item) = (usize::from(batch.input), taken.next());
                 let Some((spec, list)) = lists.get_mut(&input).filter(|_| readings.leaves_to_dedup(input)) else { return };
                 let sent = item.map(|t| sent(&world::batch(readings, input, t.item, t.base, batch.read_at), input)).unwrap_or_default();
-                let known = list.batch(spec.as_ref(), stamp.observed, sent, &recorded(batch, table));
+                // It was made when records that are lost by now were there.
+                let knew_more = disturbed.iter().any(|(first, last)| (*first..=*last).contains(&sequence));
+                let known = list.batch(spec.as_ref(), stamp.observed, sent, &recorded(batch, table), knew_more);
                 match known {
                     Ok(known) if known == batch.counts.duplicate => recognised += known,
                     Ok(known) => {

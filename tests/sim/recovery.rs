@@ -338,7 +338,9 @@ impl Simulator {
         if self.plan.bug == Some(Bug::LevelForgotten) {
             effects.retain(|e| !matches!(e, Effect::Level { .. }));
         }
-        let asked = self.sinks.iter().enumerate().filter(|(_, sink)| sink.knowing && self.plan.bug != Some(Bug::CursorForgotten));
+        let force = self.order.in_force();
+        let known = self.sinks.iter().enumerate().filter(|(place, _)| force.contains(place));
+        let asked = known.filter(|(_, sink)| sink.knowing && self.plan.bug != Some(Bug::CursorForgotten));
         for (place, sink) in asked {
             self.core.set_output_cursor(self.order.output(place), sink.resume());
         }
@@ -478,7 +480,7 @@ impl Simulator {
         self.seen.failures = self.files.files.borrow().failures;
         let lost: Vec<_> = self.sources.iter().map(|s| &s.lost).collect();
         self.committed.check_items(&self.first, self.readings, self.plan.batches, &self.gone, &lost)?;
-        self.seen.deduped = self.committed.check_dedup(&self.first, self.readings, self.plan.batches, &self.gone)?;
+        self.seen.deduped = self.committed.check_dedup(&self.first, self.readings, self.plan.batches, &self.gone, &self.disturbed)?;
         let (results, levels) = self.committed.results(&self.first)?;
         self.seen.results = results.len() as u64;
         if self.plan.trouble != Trouble::Clock {

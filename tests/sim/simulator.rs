@@ -28,6 +28,8 @@ use super::{
 
 /// Steps after which it is left to live.
 const DEATHS_UNTIL: usize = 60_000;
+/// Steps after which what is not offered yet never will be.
+const READS_UNTIL: usize = 90_000;
 /// Seconds a clock steps by at most.
 const CLOCK_STEP: u64 = 8000;
 
@@ -319,11 +321,18 @@ impl Simulator {
             && self.disk.is_idle()
             && self.core.is_idle()
             && self.order.in_force().into_iter().all(|sink| self.sinks[sink].is_idle())
+            && !self.reads_again()
     }
 
     /// Whether it dies again and again. Not in the end: one that can't deliver as much as it has between two deaths would never come to rest.
     pub fn dies(&self) -> bool {
         self.plan.death == Death::Random && self.seen.steps < DEATHS_UNTIL
+    }
+
+    /// What could not be read is asked for again after a while. What is never offered is found in the end.
+    fn reads_again(&self) -> bool {
+        let waits = || self.core.ledger().outputs.iter().any(|line| line.waiting() > 0);
+        self.plan.trouble == Trouble::DiskErrors && self.seen.steps < READS_UNTIL && waits()
     }
 
     /// Something happens.
