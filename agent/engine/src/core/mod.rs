@@ -387,6 +387,8 @@ pub struct Core {
     checkpoint: CheckpointState,
     /// Without a state: results up to here are in the outbox that was found, or nowhere any more; by lane.
     adopted: [Identity; 2],
+    /// Records are missing in front of or between those that were replayed.
+    gap: bool,
     /// Outbox blocks the state knows and the store has lost.
     lost: Vec<(u8, Stored)>,
     /// Where destinations say they stand.

@@ -90,6 +90,7 @@ impl Core {
             checkpoint: CheckpointState { freed: [u64::MAX; 2], ..CheckpointState::default() },
             gone: Vec::new(),
             adopted: [Identity::default(); 2],
+            gap: false,
             lost: Vec::new(),
             told: Vec::new(),
             dropped: Vec::new(),
@@ -408,17 +409,21 @@ impl Core {
         }
     }
 
-    /// What waits is what is there: records that are lost may have settled some of what was adopted, and others settled what is lost. Of a
-    /// block that an output had begun with the rest is told apart when it is read.
+    /// Without a state and with records missing, what waits is what is there: records that are lost may have settled some of what was adopted,
+    /// and others settled what is lost. Of a block that an output had begun with the rest is told apart when it is read.
     pub(super) fn count_adopted(&mut self) {
-        if self.adopted == [Identity::default(); 2] {
+        let has_state = self.checkpoint.number > 0;
+        if has_state || self.adopted == [Identity::default(); 2] && !self.gap {
             return;
         }
+        // It is in the sums.
+        self.unrouted.fill(0);
         for (index, line) in self.lines.iter_mut().enumerate() {
             for lane in &mut self.waiting.lanes {
                 let done = lane.cursors[index].done;
                 let stored = lane.stored.iter().filter(|b| b.last > done).map(|b| u64::from(b.counts[index]));
-                let held = lane.held.iter().filter(|h| h.last > done).map(|h| u64::from(h.counts[index]));
+                let held = lane.held.iter().filter(|h| h.last > done);
+                let held = held.map(|h| u64::from(h.counts[index].min(count(&h.chunk, h.chunk.after(done), index + 1)[index])));
                 lane.cursors[index].outstanding = stored.chain(held).sum();
             }
             line.routed = line.settled() + self.waiting.lanes.iter().map(|lane| lane.cursors[index].outstanding).sum::<u64>();

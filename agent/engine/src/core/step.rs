@@ -30,6 +30,7 @@ impl Core {
     /// When it is damaged inside; records before the damage were applied.
     pub fn replay(&mut self, meta: &BlockMeta, bytes: &[u8]) -> Result<(), RecordError> {
         let from = self.next_record;
+        self.gap |= meta.first_record > from;
         let spec = Arc::clone(&self.spec);
         let inputs: Vec<&str> = spec.inputs.iter().map(|i| i.name.as_str()).collect();
         let outputs: Vec<&str> = spec.outputs.iter().map(|o| o.name.as_str()).collect();
