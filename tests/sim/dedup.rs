@@ -1,7 +1,10 @@
 //! What `dedup` is to recognise, once more and as plainly as it can be: a list of the points that were recorded, each with when that was. One
 //! that is on it, young enough and with few enough behind it, is not recorded again; one that is not on it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use weir_engine::{
     record::{BatchRecord, Record},
@@ -111,21 +114,25 @@ impl Committed {
     /// The first point that was recorded twice, or not at all.
     pub fn check_dedup(
         &self,
-        first: &EngineSpec,
+        first: &Arc<EngineSpec>,
         readings: Readings,
         items: usize,
         gone: &[Taken],
         disturbed: &[(u64, u64)],
     ) -> Result<u64, String> {
+        let (began, _) = self.beginning(first);
+        let remembers = |spec: &EngineSpec, input| {
+            let name = world::input_name(input);
+            spec.inputs.iter().find(|i| i.name == name).and_then(|i| i.dedup.clone())
+        };
         let mut lists: BTreeMap<usize, (Option<DedupSpec>, Remembered)> =
-            DEDUPS.into_iter().map(|input| (input, (first.inputs[input].dedup.clone(), Remembered::default()))).collect();
+            DEDUPS.into_iter().map(|input| (input, (remembers(&began, input), Remembered::default()))).collect();
         let (mut taken, mut recognised, mut wrong) = (self.taken(), 0, None);
         self.each(first, |sequence, stamp, record, table| match record {
             Record::Config { spec } => {
                 let edited = EngineSpec::from_bytes(spec).expect("results() reads it too");
                 for (input, (spec, list)) in &mut lists {
-                    let name = world::input_name(*input);
-                    *spec = edited.inputs.iter().find(|i| i.name == name).and_then(|i| i.dedup.clone());
+                    *spec = remembers(&edited, *input);
                     list.edit(spec.as_ref());
                 }
             }

@@ -72,8 +72,8 @@ impl Committed {
     ///
     /// # Errors
     /// The first difference.
-    pub fn check_alerts_and_passed(&self, first: &EngineSpec, results: &BTreeMap<Place, (String, u64)>) -> Result<u64, String> {
-        let mut alert = first.alerts[0].clone();
+    pub fn check_alerts_and_passed(&self, first: &Arc<EngineSpec>, results: &BTreeMap<Place, (String, u64)>) -> Result<u64, String> {
+        let mut alert = self.beginning(first).0.alerts[0].clone();
         let mut watched: BTreeMap<String, Watched> = BTreeMap::new();
         let (mut transitions, mut passed) = (Vec::new(), Vec::new());
         self.each(first, |_, _, record, table| match record {

@@ -71,6 +71,8 @@ pub struct Committed {
     blocks: Vec<Block>,
     /// Batches in no block yet.
     open: Vec<Taken>,
+    /// The configuration of the last start that found no state: it is all there is where the record that named the first one is lost.
+    began: Option<Arc<EngineSpec>>,
 }
 
 /// A point as text.
@@ -151,14 +153,26 @@ impl Committed {
         Ok([tail, middle])
     }
 
+    /// A start found no state and goes by this configuration until a record names another.
+    pub fn begin_with(&mut self, spec: &Arc<EngineSpec>) {
+        self.began = Some(Arc::clone(spec));
+    }
+
+    /// The configuration the first record found, and its order.
+    pub fn beginning(&self, first: &Arc<EngineSpec>) -> (Arc<EngineSpec>, Order) {
+        let is_lost = self.blocks.first().is_some_and(|block| block.config.is_none());
+        let began = self.began.as_ref().filter(|_| is_lost).unwrap_or(first);
+        (Arc::clone(began), Order::first(first).next(first, began))
+    }
+
     /// The order of outputs that the records lead to.
-    pub fn order(&self, first: &EngineSpec) -> Order {
-        self.blocks.iter().filter_map(|b| b.config.as_ref()).fold(Order::first(first), |order, spec| order.next(first, spec))
+    pub fn order(&self, first: &Arc<EngineSpec>) -> Order {
+        self.blocks.iter().filter_map(|b| b.config.as_ref()).fold(self.beginning(first).1, |order, spec| order.next(first, spec))
     }
 
     /// Applies every record, in order, under the configuration of its day, and says how the outputs of that day are ordered.
     pub fn day_by_day(&self, first: &Arc<EngineSpec>, mut apply: impl FnMut(u64, &Record<'_>, &Order)) -> Result<(), String> {
-        let (mut spec, mut order) = (Arc::clone(first), Order::first(first));
+        let (mut spec, mut order) = self.beginning(first);
         let mut table = SeriesTable::new(spec.limits.series_max);
         for block in &self.blocks {
             block.decode(&spec, &mut table, |sequence, _, record, _| apply(sequence, record, &order))?;
@@ -199,7 +213,7 @@ impl Committed {
     /// When a record can't be read back.
     pub fn results(&self, first: &Arc<EngineSpec>) -> Result<(Made, Vec<bool>), String> {
         let mut all = BTreeMap::new();
-        let (mut spec, mut order) = (Arc::clone(first), Order::first(first));
+        let (mut spec, mut order) = self.beginning(first);
         let mut table = SeriesTable::new(spec.limits.series_max);
         let (mut operators, mut results) = (Operators::new(Arc::clone(&spec)), Results::default());
         for block in &self.blocks {
@@ -281,12 +295,13 @@ impl Committed {
     ///
     /// # Errors
     /// The first difference.
-    pub fn check_windows(&self, spec: &EngineSpec, results: &Made) -> Result<(), String> {
-        for (index, window) in spec.windows.iter().enumerate() {
+    pub fn check_windows(&self, first: &Arc<EngineSpec>, results: &Made) -> Result<(), String> {
+        let (began, _) = self.beginning(first);
+        for (index, window) in began.windows.iter().enumerate() {
             let name = window.name.clone();
-            let mut naive = Reference::new(window.clone(), spec.time.clone());
+            let mut naive = Reference::new(window.clone(), began.time.clone());
             let (mut wanted, mut anew) = (Vec::new(), false);
-            self.each(spec, |_, stamp, record, table| {
+            self.each(first, |_, stamp, record, table| {
                 if let Record::Config { spec: edited } = record {
                     let edited = EngineSpec::from_bytes(edited).expect("results() has read it").windows.swap_remove(index);
                     anew |= (edited.every, edited.period) != (window.every, window.period);

@@ -167,12 +167,9 @@ impl Plan {
         let steady = matches!(wide.trouble, Trouble::None | Trouble::Clock) && wide.durability == Durability::Power;
         let stateless = random.once_in(2) && steady && !wide.edits;
         let telling = random.once_in(3) && may_know(wide.trouble) && !stateless;
-        // An edit on a disk that rots, with what is left out besides, is not understood yet: once, results came that nobody expected.
-        let edits = wide.edits && !(wide.rots() && (dedup || thins));
         Self {
             dedup,
             thins: thins && !stateless,
-            edits,
             thrifty,
             changing,
             stateless,

@@ -241,7 +241,10 @@ impl Simulator {
                 }
                 Core::restore(Arc::clone(&self.spec), &c.state, &outbox, self.now()).map_err(|e| format!("state: {e}"))?
             }
-            None => Core::new(Arc::clone(&self.spec), self.now()),
+            None => {
+                self.committed.begin_with(&self.spec);
+                Core::new(Arc::clone(&self.spec), self.now())
+            }
         };
         if !has_state && !outbox.is_empty() {
             self.adopt_outbox(&blocks, &outbox);
