@@ -75,6 +75,12 @@ impl Fault {
     }
 }
 
+impl From<core::convert::Infallible> for Fault {
+    fn from(never: core::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
 impl core::fmt::Display for Fault {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(self.name())

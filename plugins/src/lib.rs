@@ -3,7 +3,14 @@
 //! Nothing here knows the agent: a plugin gets its options, a collector or points, and a request to stop.
 
 pub mod actions;
-#[cfg(any(feature = "input-gpio", feature = "action-gpio", feature = "input-serial", feature = "input-i2c", feature = "output-file"))]
+#[cfg(any(
+    feature = "input-gpio",
+    feature = "action-gpio",
+    feature = "input-serial",
+    feature = "input-i2c",
+    feature = "input-spi",
+    feature = "output-file"
+))]
 mod claim;
 pub mod codecs;
 #[cfg(any(feature = "input-gpio", feature = "action-gpio"))]

@@ -31,11 +31,14 @@ fn config(debounce: &str) -> String {
     offset = 2
     name = "rest"
 
-# There is no such bus.
+# There are no such buses.
 [[inputs.i2c]]
   bus = "/dev/i2c-1"
   [[inputs.i2c.sensor]]
     driver = "bme280"
+[[inputs.spi]]
+  device = "/dev/spidev0.0"
+  driver = "bme280"
 
 [[inputs.serial]]
   port = "/dev/ttyUSB0"
@@ -71,7 +74,7 @@ fn the_installed_service_reads_and_drives_real_lines() {
 
     // What the package says it does.
     let groups = machine.run("id -nG weir");
-    for group in ["weir", "dialout", "gpio", "i2c"] {
+    for group in ["weir", "dialout", "gpio", "i2c", "spi"] {
         assert!(groups.split_whitespace().any(|g| g == group), "{groups}");
     }
     assert_eq!(machine.run("stat -c '%U %a' /var/lib/weir").trim(), "weir 700");
@@ -99,9 +102,11 @@ fn reads_levels_and_edges(machine: &Machine) {
     machine.run("udevadm control --reload && udevadm trigger --settle --subsystem-match=gpio && test -e /dev/weir-gpio");
     configure(machine, &config("20ms"));
     machine.until("the level is read", "cat /var/lib/weir/out.lp", |out| out.contains("name=rest").then_some(()));
-    machine.until("the missing bus is named", "journalctl --no-pager -u weir", |said| {
-        said.lines().any(|l| l.contains("i2c") && l.contains("/dev/i2c-1") && l.contains("No such file")).then_some(())
-    });
+    for (input, device) in [("i2c", "/dev/i2c-1"), ("spi", "/dev/spidev0.0")] {
+        machine.until("the missing bus is named", "journalctl --no-pager -u weir", |said| {
+            said.lines().any(|l| l.contains(input) && l.contains(device) && l.contains("No such file")).then_some(())
+        });
+    }
     for presses in 1..=3 {
         machine.press();
         machine.until("both edges of the pulse are read", "cat /var/lib/weir/out.lp", |out| (edges(out) == presses * 2).then_some(()));

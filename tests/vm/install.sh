@@ -86,7 +86,7 @@ written() { holds "$1 readings are written, each once" "test \"\$(sort -u /var/l
 holds "systemd is up" 'systemctl is-system-running | grep -E "running|degraded"'
 must "it installs" 'apt-get install -y -q --no-install-recommends /root/weir.deb'
 holds "the service runs" 'systemctl is-active weir && systemctl is-enabled weir'
-must "its user is in the groups" 'for g in dialout gpio i2c; do id -nG weir | tr " " "\n" | grep -qx $g || exit 1; done; test "$(ps -o user= -C weir)" = weir'
+must "its user is in the groups" 'for g in dialout gpio i2c spi; do id -nG weir | tr " " "\n" | grep -qx $g || exit 1; done; test "$(ps -o user= -C weir)" = weir'
 must "the configuration is not for everybody" 'test "$(stat -c "%a %G" /etc/weir/weir.toml)" = "640 weir"'
 must "the state is its own" 'test "$(stat -c "%a %U" /var/lib/weir)" = "700 weir"'
 

@@ -23,6 +23,7 @@ use weir_firmware_shim::{
         analog::{Analog, Channel, Scale},
         bme280, ds18b20,
         one_wire::OneWire,
+        registers::OverI2c,
     },
     sim::{Bme280Chip, Ds18b20Chip, SimBus, SimDelay, SimPin},
 };
@@ -52,7 +53,7 @@ const GROUND: [Deadband; 1] = [Deadband::Change(10.0)];
 
 // All that lasts is static, so that the linker counts it: what it leaves is stack.
 static WORLD: StaticCell<World> = StaticCell::new();
-static AIR: StaticCell<bme280::Bme280<SimBus<'static>>> = StaticCell::new();
+static AIR: StaticCell<bme280::Bme280<OverI2c<SimBus<'static>>>> = StaticCell::new();
 static GROUND_SENSOR: StaticCell<ds18b20::Ds18b20<SimPin<'static>, SimDelay<'static>>> = StaticCell::new();
 static SUPPLY: StaticCell<Analog<Supply>> = StaticCell::new();
 static RETAIN: ConstStaticCell<Retain<DEPTH, FIELDS>> = ConstStaticCell::new(Retain::new());

@@ -4,8 +4,8 @@ use crate::{fault::Fault, frame::Value, sensor::Sensor};
 
 /// An analog-to-digital converter's channel; embedded-hal 1.0 has no trait for it.
 pub trait Channel {
-    /// Its error.
-    type Error;
+    /// Its error, and what that means for the sensor.
+    type Error: Into<Fault>;
     /// Reads it once.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ impl<C: Channel> Sensor for Analog<C> {
     fn read(&mut self, values: &mut [Option<Value>]) -> Result<(), Fault> {
         let mut sum = 0u32;
         for _ in 0..self.samples {
-            sum += u32::from(self.channel.read().map_err(|_| Fault::Bus)?);
+            sum += u32::from(self.channel.read().map_err(Into::into)?);
         }
         let Scale { raw_min, raw_max, at_min, at_max } = self.scale;
         let samples = i64::from(self.samples);
@@ -75,9 +75,9 @@ mod tests {
     struct Script<'r>(core::slice::Iter<'r, u16>);
 
     impl Channel for Script<'_> {
-        type Error = ();
-        fn read(&mut self) -> Result<u16, ()> {
-            self.0.next().copied().ok_or(())
+        type Error = Fault;
+        fn read(&mut self) -> Result<u16, Fault> {
+            self.0.next().copied().ok_or(Fault::Bus)
         }
     }
 

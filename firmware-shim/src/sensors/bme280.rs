@@ -1,14 +1,14 @@
-//! Bosch's BME280: temperature, pressure and humidity over I²C.
+//! Bosch's BME280: temperature, pressure and humidity over I²C or SPI.
 //!
 //! Registers, times and compensation formulas are those of its data sheet, BST-BME280-DS001: memory map in section 5.3, trimming
-//! parameters in table 16, the formulas in section 4.2.3 (integer, pressure in 64 bits), measurement times in section 9.1. It is run in
+//! parameters in table 16, the formulas in section 4.2.3 (integer, pressure in 64 bits), measurement times in section 9.1, SPI in section 6.3. It is run in
 //! forced mode with one sample each, as section 3.5.1 suggests for weather.
 
 use core::num::Wrapping;
 
-use embedded_hal::i2c::I2c;
+use embedded_hal::{i2c::I2c, spi::SpiDevice};
 
-use super::bus_fault;
+use super::registers::{OverI2c, OverSpi, Registers};
 use crate::{
     fault::Fault,
     frame::{Field, FieldKind, Value},
@@ -149,29 +149,45 @@ impl Trim {
 
 /// One chip.
 #[derive(Debug)]
-pub struct Bme280<B> {
-    bus: B,
-    address: u8,
+pub struct Bme280<R> {
+    registers: R,
     /// Read anew after every fault: the chip may have been exchanged.
     trim: Option<Trim>,
 }
 
-impl<B: I2c> Bme280<B> {
+impl<B: I2c> Bme280<OverI2c<B>> {
     /// The chip at `address`; it need not be there yet.
     pub fn new(bus: B, address: u8) -> Self {
-        Self { bus, address, trim: None }
+        Self { registers: OverI2c::new(bus, address), trim: None }
+    }
+}
+
+impl<D: SpiDevice> Bme280<OverSpi<D>> {
+    /// The chip that the device selects, in mode 0 or 3 with at most 10 MHz; it need not be there yet.
+    pub fn over_spi(device: D) -> Self {
+        Self { registers: OverSpi::new(device), trim: None }
+    }
+}
+
+impl<R: Registers> Bme280<R> {
+    /// Whether it is what it should be.
+    fn identify(&mut self) -> Result<(), Fault> {
+        let mut id = [0];
+        self.registers.get(REGISTER_ID, &mut id)?;
+        match id[0] {
+            CHIP_ID => Ok(()),
+            // No chip of theirs says so, but a line that nobody drives does.
+            0 | 0xff if !R::IS_ACKNOWLEDGED => Err(Fault::Missing),
+            _ => Err(Fault::WrongDevice),
+        }
     }
 
     fn start(&mut self) -> Result<(), Fault> {
         if self.trim.is_none() {
-            let mut id = [0];
-            self.get(REGISTER_ID, &mut id)?;
-            if id[0] != CHIP_ID {
-                return Err(Fault::WrongDevice);
-            }
+            self.identify()?;
             let (mut low, mut high) = ([0; 26], [0; 7]);
-            self.get(REGISTER_TRIM, &mut low)?;
-            self.get(REGISTER_TRIM_HUMIDITY, &mut high)?;
+            self.registers.get(REGISTER_TRIM, &mut low)?;
+            self.registers.get(REGISTER_TRIM_HUMIDITY, &mut high)?;
             let trim = Trim::from_registers(&low, &high);
             if !trim.is_plausible() {
                 return Err(Fault::Bus);
@@ -179,20 +195,24 @@ impl<B: I2c> Bme280<B> {
             self.trim = Some(trim);
         }
         // A change of the humidity's control takes effect with the next write of the other.
-        self.put(REGISTER_CTRL_HUM, 1)?;
-        self.put(REGISTER_CTRL_MEAS, FORCED)
+        self.registers.put(REGISTER_CTRL_HUM, 1)?;
+        self.registers.put(REGISTER_CTRL_MEAS, FORCED)
     }
 
     fn measured(&mut self, values: &mut [Option<Value>]) -> Result<(), Fault> {
         let trim = self.trim.ok_or(Fault::NotReady)?;
+        if !R::IS_ACKNOWLEDGED {
+            // One that was pulled off since would have measured zeros.
+            self.identify()?;
+        }
         let mut status = [0];
-        self.get(REGISTER_STATUS, &mut status)?;
+        self.registers.get(REGISTER_STATUS, &mut status)?;
         if status[0] & STATUS_MEASURING != 0 {
             return Err(Fault::NotReady);
         }
         // In one go, so that all are of one measurement (section 4.1).
         let mut data = [0; 8];
-        self.get(REGISTER_DATA, &mut data)?;
+        self.registers.get(REGISTER_DATA, &mut data)?;
         let twenty = |i: usize| u32::from(data[i]) << 12 | u32::from(data[i + 1]) << 4 | u32::from(data[i + 2]) >> 4;
         let (pressure, temperature, humidity) = (twenty(0), twenty(3), u32::from(data[6]) << 8 | u32::from(data[7]));
         if temperature == SKIPPED && pressure == SKIPPED && humidity == SKIPPED_HUMIDITY {
@@ -216,14 +236,6 @@ impl<B: I2c> Bme280<B> {
         Ok(())
     }
 
-    fn get(&mut self, register: u8, into: &mut [u8]) -> Result<(), Fault> {
-        self.bus.write_read(self.address, &[register], into).map_err(|error| bus_fault(&error))
-    }
-
-    fn put(&mut self, register: u8, value: u8) -> Result<(), Fault> {
-        self.bus.write(self.address, &[register, value]).map_err(|error| bus_fault(&error))
-    }
-
     fn or_anew<T>(&mut self, result: Result<T, Fault>) -> Result<T, Fault> {
         if result.is_err() {
             self.trim = None;
@@ -232,7 +244,7 @@ impl<B: I2c> Bme280<B> {
     }
 }
 
-impl<B: I2c> Sensor for Bme280<B> {
+impl<R: Registers> Sensor for Bme280<R> {
     fn begin(&mut self) -> Result<u32, Fault> {
         let started = self.start();
         self.or_anew(started).map(|()| MEASURE_US)

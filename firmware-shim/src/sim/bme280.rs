@@ -4,6 +4,7 @@ use core::cell::RefCell;
 
 use embedded_hal::i2c::{ErrorKind, ErrorType, I2c, NoAcknowledgeSource, Operation};
 
+use super::{Selected, SpiChip};
 use crate::sensors::bme280::{
     ADDRESS, CHIP_ID, FORCED, MEASURE_US, REGISTER_CTRL_HUM, REGISTER_CTRL_MEAS, REGISTER_DATA, REGISTER_ID, REGISTER_STATUS,
     REGISTER_TRIM, REGISTER_TRIM_HUMIDITY, SKIPPED, SKIPPED_HUMIDITY, STATUS_MEASURING, Trim,
@@ -40,11 +41,26 @@ impl Trim {
     }
 }
 
+/// What a byte over SPI is (data sheet, section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Register and direction.
+    Control,
+    /// What is written to this one.
+    Value(u8),
+    /// Nothing: registers are read, one after the other.
+    Reading,
+}
+
 /// The chip.
 #[derive(Clone, Debug)]
 pub struct Bme280Chip {
     /// Whether it answers at all.
     pub is_there: bool,
+    /// Whether there is a bus to ask on; over SPI.
+    pub has_bus: bool,
+    /// What a byte reads as that nobody sends; over SPI.
+    pub rests_at: u8,
     /// What it says it is.
     pub id: u8,
     /// Its trimming parameters.
@@ -59,12 +75,16 @@ pub struct Bme280Chip {
     humidity_on: bool,
     left_us: u32,
     register: u8,
+    /// Over SPI: what the next byte is.
+    next: Next,
 }
 
 impl Default for Bme280Chip {
     fn default() -> Self {
         let mut chip = Self {
             is_there: true,
+            has_bus: true,
+            rests_at: 0xff,
             id: CHIP_ID,
             trim: TRIM,
             temperature: 519_888,
@@ -74,6 +94,7 @@ impl Default for Bme280Chip {
             humidity_on: false,
             left_us: 0,
             register: 0,
+            next: Next::Control,
         };
         chip.reset();
         chip
@@ -135,6 +156,31 @@ impl Bme280Chip {
             }
             _ => of(REGISTER_TRIM, &low).or_else(|| of(REGISTER_TRIM_HUMIDITY, &high)).or_else(|| of(REGISTER_DATA, &data)).unwrap_or(0),
         }
+    }
+}
+
+impl SpiChip for Bme280Chip {
+    fn select(&mut self) -> Selected {
+        self.next = Next::Control;
+        Selected { is_there: self.is_there, has_bus: self.has_bus, rests_at: self.rests_at }
+    }
+
+    fn exchange(&mut self, byte: u8) -> u8 {
+        match self.next {
+            // The highest bit of a register's number is not sent: it is set in every one there is.
+            Next::Control if byte & 0x80 != 0 => (self.register, self.next) = (byte, Next::Reading),
+            Next::Control => self.next = Next::Value(byte | 0x80),
+            Next::Value(register) => {
+                self.set(register, byte);
+                self.next = Next::Control;
+            }
+            Next::Reading => {
+                let value = self.get(self.register);
+                self.register = self.register.wrapping_add(1);
+                return value;
+            }
+        }
+        self.rests_at
     }
 }
 

@@ -2,21 +2,17 @@
 //!
 //! For what the kernel has no driver for, or where its overlay is not wanted; where it has one, `iio` and `hwmon` read that.
 
-use std::time::Duration;
-
 use linux_embedded_hal::I2cdev;
-use weir_firmware_shim::{
-    fault::Fault,
-    frame::{Field, FieldKind, Value},
-    sensor::Sensor,
-    sensors::bme280,
-};
+use weir_firmware_shim::sensors::bme280;
 use weir_plugin_api::{
     options::{OptionSpec, Section},
     plugin::{AnyInput, BuildContext, BuiltInput, InputEntry, PluginError},
 };
 
-use super::sensing::{Found, Scan, Sensing};
+use super::{
+    chips::{AnySensor, Chips, Probe},
+    sensing::Sensing,
+};
 
 weir_plugin_api::options! {
     /// Options of `i2c`.
@@ -81,8 +77,8 @@ fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
         return None;
     }
     let claims = sensors.iter().map(|(address, _)| format!("i2c:{}:{address}", crate::claim::canonical(&options.bus).display())).collect();
-    let probes = sensors.into_iter().map(|(address, sensor)| Probe::new(&options.bus, address, sensor)).collect();
-    Some(BuiltInput { input: AnyInput::Polled(Box::new(Sensing::new("i2c", Bus { probes }))), claims })
+    let probes = sensors.into_iter().map(|(address, sensor)| probe(&options.bus, address, sensor)).collect();
+    Some(BuiltInput { input: AnyInput::Polled(Box::new(Sensing::new("i2c", Chips(probes)))), claims })
 }
 
 fn read_sensor(section: Section<'_>) -> Option<(u8, SensorOptions)> {
@@ -99,89 +95,19 @@ fn read_sensor(section: Section<'_>) -> Option<(u8, SensorOptions)> {
     Some((address.filter(|address| ADDRESSES.contains(address))?, options?))
 }
 
-/// A driver that can be handed to another thread.
-type AnySensor = Box<dyn Sensor + Send>;
-
-struct Probe {
-    name: String,
-    fields: &'static [Field<'static>],
-    open: Box<dyn Fn() -> Result<AnySensor, PluginError> + Send>,
-    driver: Option<AnySensor>,
-}
-
-impl Probe {
-    fn new(bus: &str, address: u8, options: SensorOptions) -> Self {
-        let name = options.name.unwrap_or_else(|| format!("{}@{address:02x}", options.driver.as_str()));
-        let bus = bus.to_owned();
-        let fields = match options.driver {
-            Driver::Bme280 => &bme280::FIELDS,
-        };
-        let open = move || -> Result<AnySensor, PluginError> {
-            let port = I2cdev::new(&bus).map_err(|error| PluginError::because(format_args!("opening {bus}"), &error))?;
-            Ok(match options.driver {
-                Driver::Bme280 => Box::new(bme280::Bme280::new(port, address)),
-            })
-        };
-        Self { name, fields, open: Box::new(open), driver: None }
-    }
-
-    /// The driver, opened if it is not.
-    fn driver(&mut self) -> Result<&mut AnySensor, PluginError> {
-        match &mut self.driver {
-            Some(driver) => Ok(driver),
-            none => Ok(none.insert((self.open)()?)),
-        }
-    }
-
-    fn read(&mut self) -> Result<Vec<Option<Value>>, Fault> {
-        let mut values = vec![None; self.fields.len()];
-        self.driver.as_mut().ok_or(Fault::Missing)?.read(&mut values)?;
-        Ok(values)
-    }
-
-    fn found(&self, outcome: Result<Vec<Option<Value>>, Fault>) -> Vec<Found> {
-        let value = |i: usize| match &outcome {
-            Err(fault) => Err(*fault),
-            Ok(values) => number(values.get(i).copied().flatten(), self.fields[i].kind),
-        };
-        let tags = vec![("device", self.name.clone())];
-        (0..self.fields.len()).map(|i| Found { tags: tags.clone(), field: self.fields[i].name.to_owned(), value: value(i) }).collect()
-    }
-}
-
-/// All sensors of a bus: they measure at the same time.
-struct Bus {
-    probes: Vec<Probe>,
-}
-
-impl Scan for Bus {
-    fn scan(&mut self) -> Result<Vec<Found>, PluginError> {
-        let begun: Vec<Result<u32, Fault>> =
-            self.probes.iter_mut().map(|probe| probe.driver().map(|driver| driver.begin())).collect::<Result<_, _>>()?;
-        let longest = begun.iter().filter_map(|takes| takes.ok()).max().unwrap_or(0);
-        // As long as the slowest of them needs; this thread is there for waiting.
-        std::thread::sleep(Duration::from_micros(u64::from(longest)));
-        let read = |(probe, begun): (&mut Probe, Result<u32, Fault>)| {
-            let outcome = begun.and_then(|_| probe.read());
-            probe.found(outcome)
-        };
-        Ok(self.probes.iter_mut().zip(begun).flat_map(read).collect())
-    }
-}
-
-/// The number a driver's value stands for.
-fn number(value: Option<Value>, kind: FieldKind) -> Result<f64, Fault> {
-    match (value.map(Value::checked), kind) {
-        (Some(Value::Scaled(value)), FieldKind::Scaled(exponent)) if exponent < 0 => {
-            Ok(value as f64 / 10f64.powi(i32::from(exponent.unsigned_abs())))
-        }
-        (Some(Value::Scaled(value)), FieldKind::Scaled(exponent)) => Ok(value as f64 * 10f64.powi(i32::from(exponent))),
-        (Some(Value::F32(value)), _) => Ok(f64::from(value)),
-        (Some(Value::F64(value)), _) => Ok(value),
-        (Some(Value::Bool(value)), _) => Ok(f64::from(u8::from(value))),
-        (Some(Value::Fault(fault)), _) => Err(fault),
-        (Some(Value::Scaled(_)) | None, _) => Err(Fault::NotReady),
-    }
+fn probe(bus: &str, address: u8, options: SensorOptions) -> Probe {
+    let name = options.name.unwrap_or_else(|| format!("{}@{address:02x}", options.driver.as_str()));
+    let bus = bus.to_owned();
+    let fields = match options.driver {
+        Driver::Bme280 => bme280::FIELDS.to_vec(),
+    };
+    let open = move || -> Result<AnySensor, PluginError> {
+        let port = I2cdev::new(&bus).map_err(|error| PluginError::because(format_args!("opening {bus}"), &error))?;
+        Ok(match options.driver {
+            Driver::Bme280 => Box::new(bme280::Bme280::new(port, address)),
+        })
+    };
+    Probe::new(name, fields, Box::new(open))
 }
 
 #[cfg(test)]
@@ -198,14 +124,9 @@ mod tests {
         sensors::bme280::Bme280,
         sim::{Bme280Chip, SimBus},
     };
-    use weir_plugin_api::{
-        collector::Collector,
-        plugin::PolledInput,
-        position::{Position, Resume},
-        testing::{Receiver, collector, context},
-    };
+    use weir_plugin_api::testing::collector;
 
-    use super::*;
+    use super::{super::chips::testing::gather, *};
 
     /// The simulated bus for several threads. A conversion is over when it is begun: no time passes here by itself.
     struct SharedBus(Arc<Mutex<Bme280Chip>>);
@@ -225,26 +146,13 @@ mod tests {
         }
     }
 
-    async fn gather(input: &mut dyn PolledInput, both: (Collector, Receiver)) -> (Result<Vec<String>, String>, (Collector, Receiver)) {
-        let (collector, mut receiver) = both;
-        let mut context = context(collector, Resume::default());
-        let outcome = input.gather(&mut context).await;
-        context.collector.try_flush(Position::None).unwrap();
-        let lines = receiver.take();
-        (outcome.map(|()| lines).map_err(|error| error.to_string()), (context.collector, receiver))
-    }
-
-    fn options() -> SensorOptions {
-        SensorOptions { driver: Driver::Bme280, address: None, name: Some("attic".into()) }
-    }
-
     #[tokio::test]
     async fn a_chip_is_read_goes_missing_and_comes_back() {
         let chip = Arc::new(Mutex::new(Bme280Chip::default()));
-        let mut probe = Probe::new("/dev/none", bme280::ADDRESS, options());
         let shared = Arc::clone(&chip);
-        probe.open = Box::new(move || Ok(Box::new(Bme280::new(SharedBus(Arc::clone(&shared)), bme280::ADDRESS))));
-        let mut input = Sensing::new("i2c", Bus { probes: vec![probe] });
+        let open = move || -> Result<AnySensor, PluginError> { Ok(Box::new(Bme280::new(SharedBus(Arc::clone(&shared)), bme280::ADDRESS))) };
+        let probe = Probe::new("attic".into(), bme280::FIELDS.to_vec(), Box::new(open));
+        let mut input = Sensing::new("i2c", Chips(vec![probe]));
         let (got, both) = gather(&mut input, collector()).await;
         let good = got.unwrap();
         assert_eq!(good.len(), 1);
@@ -261,7 +169,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_bus_that_is_not_there_is_named() {
-        let mut input = Sensing::new("i2c", Bus { probes: vec![Probe::new("/dev/i2c-none", bme280::ADDRESS, options())] });
+        let options = SensorOptions { driver: Driver::Bme280, address: None, name: None };
+        let mut input = Sensing::new("i2c", Chips(vec![probe("/dev/i2c-none", bme280::ADDRESS, options)]));
         let (got, _) = gather(&mut input, collector()).await;
         assert!(got.unwrap_err().contains("/dev/i2c-none"));
     }

@@ -4,6 +4,8 @@ use weir_plugin_api::plugin::InputEntry;
 
 #[cfg(any(feature = "input-stdin", feature = "input-tail"))]
 mod blocks;
+#[cfg(any(feature = "input-i2c", feature = "input-spi"))]
+mod chips;
 #[cfg(feature = "input-file")]
 pub mod file;
 #[cfg(feature = "input-gpio")]
@@ -30,12 +32,14 @@ pub mod mqtt_consumer;
 mod paths;
 #[cfg(any(feature = "input-serial", feature = "input-gpio"))]
 pub(crate) mod retry;
-#[cfg(any(feature = "input-w1", feature = "input-iio", feature = "input-hwmon", feature = "input-i2c"))]
+#[cfg(any(feature = "input-w1", feature = "input-iio", feature = "input-hwmon", feature = "input-i2c", feature = "input-spi"))]
 pub(crate) mod sensing;
 #[cfg(feature = "input-serial")]
 pub mod serial;
 #[cfg(feature = "input-socket_listener")]
 pub mod socket_listener;
+#[cfg(feature = "input-spi")]
+pub mod spi;
 #[cfg(feature = "input-stdin")]
 pub mod stdin;
 #[cfg(any(feature = "input-w1", feature = "input-iio", feature = "input-hwmon"))]
@@ -74,6 +78,8 @@ pub fn all() -> Vec<&'static InputEntry> {
         &serial::ENTRY,
         #[cfg(feature = "input-socket_listener")]
         &socket_listener::ENTRY,
+        #[cfg(feature = "input-spi")]
+        &spi::ENTRY,
         #[cfg(feature = "input-stdin")]
         &stdin::ENTRY,
         #[cfg(feature = "input-tail")]

@@ -5,7 +5,7 @@ use core::cell::RefCell;
 use proptest::prelude::*;
 
 use super::*;
-use crate::sim::{Bme280Chip, SimBus, TRIM};
+use crate::sim::{Bme280Chip, SimBus, SimSpi, TRIM};
 
 /// Temperature and pressure of the calculation example in the BMP280's data sheet (BST-BMP280-DS001, section 3.12), whose formulas are
 /// the same; it calculates in doubles.
@@ -83,7 +83,7 @@ proptest! {
     }
 }
 
-fn measure(chip: &RefCell<Bme280Chip>, driver: &mut Bme280<SimBus<'_>>) -> Result<[Option<Value>; 3], Fault> {
+fn measure(chip: &RefCell<Bme280Chip>, driver: &mut impl Sensor) -> Result<[Option<Value>; 3], Fault> {
     let takes_us = driver.begin()?;
     chip.borrow_mut().pass(takes_us);
     let mut values = [None; 3];
@@ -141,4 +141,39 @@ fn a_value_out_of_range_is_a_fault_of_its_field_alone() {
     let values = measure(&chip, &mut driver).expect("a whole measurement");
     assert!(matches!(values[0], Some(Value::Scaled(2508))));
     assert_eq!(values[1], Some(Value::Fault(Fault::OutOfRange)));
+}
+
+#[test]
+fn over_spi_it_measures_the_same() {
+    let chip = RefCell::new(Bme280Chip::default());
+    let by_i2c = measure(&chip, &mut Bme280::new(SimBus(&chip), ADDRESS));
+    chip.borrow_mut().reset();
+    assert_eq!(measure(&chip, &mut Bme280::over_spi(SimSpi(&chip))), by_i2c);
+    assert!(by_i2c.is_ok(), "{by_i2c:?}");
+}
+
+#[test]
+fn over_spi_every_way_to_fail_has_its_name() {
+    let chip = RefCell::new(Bme280Chip::default());
+    let mut driver = Bme280::over_spi(SimSpi(&chip));
+    chip.borrow_mut().id = 0x58;
+    assert_eq!(measure(&chip, &mut driver), Err(Fault::WrongDevice), "a BMP280");
+    chip.borrow_mut().id = CHIP_ID;
+    driver.begin().expect("it is there");
+    assert_eq!(driver.read(&mut [None; 3]), Err(Fault::NotReady), "read at once");
+    driver.begin().expect("it is there");
+    chip.borrow_mut().reset();
+    assert_eq!(driver.read(&mut [None; 3]), Err(Fault::PowerOn));
+    for rests_at in [0, 0xff] {
+        assert!(measure(&chip, &mut driver).is_ok());
+        (chip.borrow_mut().is_there, chip.borrow_mut().rests_at) = (false, rests_at);
+        assert_eq!(measure(&chip, &mut driver), Err(Fault::Missing), "a line that rests at {rests_at:#x}");
+        chip.borrow_mut().is_there = true;
+        driver.begin().expect("it is back");
+        chip.borrow_mut().is_there = false;
+        assert_eq!(driver.read(&mut [None; 3]), Err(Fault::Missing), "pulled off meanwhile, a line that rests at {rests_at:#x}");
+        chip.borrow_mut().is_there = true;
+    }
+    chip.borrow_mut().has_bus = false;
+    assert_eq!(measure(&chip, &mut driver), Err(Fault::Bus));
 }
