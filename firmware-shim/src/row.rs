@@ -5,8 +5,8 @@
 
 use crate::frame::crc;
 
-/// Words of one place: generation, nonce, resets, and three numbers of two words each; then the checksum.
-const WORDS: usize = 10;
+/// Words of one place: generation, nonce, resets, schema, and three numbers of two words each; then the checksum.
+const WORDS: usize = 11;
 /// Words the memory must have.
 pub const ROW_WORDS: usize = 2 * WORDS;
 
@@ -17,6 +17,8 @@ pub struct Row {
     pub nonce: u32,
     /// How often the device has started since the nonce was drawn.
     pub resets: u32,
+    /// A checksum of the schema its readings are of.
+    pub schema: u32,
     /// Number of the next reading.
     pub next: u64,
     /// Number of the oldest reading that is not acknowledged.
@@ -75,13 +77,13 @@ impl<M: Memory> KeptRow<M> {
 
 fn encode(generation: u32, row: &Row) -> [u32; WORDS - 1] {
     let [next, oldest, dropped] = [row.next, row.oldest, row.dropped].map(|n| [n as u32, (n >> 32) as u32]);
-    [generation, row.nonce, row.resets, next[0], next[1], oldest[0], oldest[1], dropped[0], dropped[1]]
+    [generation, row.nonce, row.resets, row.schema, next[0], next[1], oldest[0], oldest[1], dropped[0], dropped[1]]
 }
 
 fn load(memory: &impl Memory, place: usize) -> Option<(u32, Row)> {
     let words: [u32; WORDS - 1] = core::array::from_fn(|i| memory.read(place + i));
     let long = |i: usize| u64::from(words[i]) | u64::from(words[i + 1]) << 32;
-    let row = Row { nonce: words[1], resets: words[2], next: long(3), oldest: long(5), dropped: long(7) };
+    let row = Row { nonce: words[1], resets: words[2], schema: words[3], next: long(4), oldest: long(6), dropped: long(8) };
     let is_sound = row.nonce != 0 && row.oldest >= 1 && row.oldest <= row.next && row.dropped < row.oldest;
     (memory.read(place + WORDS - 1) == checksum(&words) && is_sound).then_some((words[0], row))
 }
@@ -125,7 +127,7 @@ mod tests {
     }
 
     fn row(next: u64) -> Row {
-        Row { nonce: 7, resets: 1, next, oldest: next - 1, dropped: 0 }
+        Row { nonce: 7, resets: 1, schema: 3, next, oldest: next - 1, dropped: 0 }
     }
 
     #[test]

@@ -25,10 +25,32 @@ pub struct Schema<'s> {
     pub fields: &'s [Field<'s>],
 }
 
+impl Schema<'_> {
+    /// What tells it from another: the checksum of a hello whose numbers are all the same.
+    fn checksum(&self) -> u32 {
+        let mut wire = [0; WIRE_MAX];
+        let len = self.hello(1, [0; 6], &mut wire);
+        // Without its own checksum: over both it is the same for all.
+        crc::crc32c(&wire[..len.saturating_sub(5)])
+    }
+
+    /// Writes a hello with resets, retain depth, dropped, held back, refused and oldest.
+    fn hello(&self, nonce: u32, numbers: [u64; 6], out: &mut [u8; WIRE_MAX]) -> usize {
+        let Self { device, measurement, .. } = *self;
+        let [resets, retain_depth, dropped, held_back, refused, oldest] = numbers;
+        let fields = frame::Fields::none();
+        write_hello(
+            &Hello { nonce, resets, retain_depth, dropped, held_back, refused, oldest, device, measurement, fields },
+            self.fields,
+            out,
+        )
+    }
+}
+
 /// Why a schema can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SchemaError {
-    /// No field, more than twenty, or more than the device has room for.
+    /// No field, more than [`FIELDS_MAX`], or more than the device has room for.
     Fields,
     /// A name is empty or appears twice.
     Name,
@@ -51,7 +73,8 @@ pub enum Start {
     /// There is no such source: the gateway's clock makes the nonce, together with this number, which should differ from start to
     /// start if anything does. Nothing but questions for the time is sent until an answer is there.
     Seed(u32),
-    /// The row of the life before goes on; what it had not got rid of is lost and will be counted.
+    /// The row of the life before goes on; what it had not got rid of is lost and will be counted. With another schema than that row's, as
+    /// after new firmware, only the numbers go on, under another nonce.
     Row(Row),
 }
 
@@ -59,6 +82,7 @@ pub enum Start {
 #[derive(Debug)]
 pub struct Device<'s, const DEPTH: usize, const FIELDS: usize> {
     schema: Schema<'s>,
+    checksum: u32,
     /// 0 until there is one.
     nonce: u32,
     seed: u32,
@@ -92,10 +116,21 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
         if schema.measurement.is_empty() || schema.fields.iter().enumerate().any(|(i, f)| f.name.is_empty() || twice(i, f)) {
             return Err(SchemaError::Name);
         }
+        // With the longest numbers, so that a hello can never fail later.
+        if schema.hello(u32::MAX, [u64::MAX; 6], &mut [0; WIRE_MAX]) == 0 {
+            return Err(SchemaError::TooLong);
+        }
         retain.resume(1, 0);
+        let checksum = schema.checksum();
         let (nonce, seed, resets) = match start {
             Start::Nonce(nonce) => (nonce.max(1), 0, 0),
             Start::Seed(seed) => (0, seed, 0),
+            // Were the hello between them lost, readings of one schema would be taken for those of the other.
+            Start::Row(row) if row.schema != checksum => {
+                let waited = row.next - row.oldest;
+                retain.resume(row.next, waited);
+                (drawn(checksum, &[u64::from(row.nonce), row.next, waited]), 0, 0)
+            }
             Start::Row(row) => {
                 let dropped = row.dropped.saturating_add(row.next - row.oldest);
                 retain.resume(row.next, dropped);
@@ -103,8 +138,9 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
             }
         };
         let next = retain.next();
-        let device = Self {
+        Ok(Self {
             schema,
+            checksum,
             nonce,
             seed,
             resets,
@@ -118,12 +154,7 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
             wait_us: RESEND_US,
             resend_at_us: None,
             progressed: false,
-        };
-        // With the longest numbers, so that a hello can never fail later.
-        if device.hello_with([u64::MAX; 5], &mut [0; WIRE_MAX]) == 0 {
-            return Err(SchemaError::TooLong);
-        }
-        Ok(device)
+        })
     }
 
     /// Asks for the time every `every_us` microseconds instead of every minute, a second at least.
@@ -241,7 +272,7 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
     /// What to keep over a reset, whenever it has changed and before the next [`Device::poll`]; `None` while there is no nonce.
     pub fn row(&self) -> Option<Row> {
         let (next, oldest, dropped) = (self.retain.next(), self.retain.oldest(), self.retain.dropped());
-        (self.nonce != 0).then_some(Row { nonce: self.nonce, resets: self.resets, next, oldest, dropped })
+        (self.nonce != 0).then_some(Row { nonce: self.nonce, resets: self.resets, schema: self.checksum, next, oldest, dropped })
     }
 
     /// How the device knows the gateway's time.
@@ -277,14 +308,8 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
     fn hello(&self, out: &mut [u8; WIRE_MAX]) -> usize {
         let counts = self.decoder.counts;
         let refused = counts.bad_checksum + counts.bad_version + counts.overlong + counts.bad_body;
-        self.hello_with([u64::from(self.resets), self.retain.dropped(), self.held_back, refused, self.retain.oldest()], out)
-    }
-
-    fn hello_with(&self, [resets, dropped, held_back, refused, oldest]: [u64; 5], out: &mut [u8; WIRE_MAX]) -> usize {
-        let Schema { device, measurement, fields } = self.schema;
-        let (nonce, retain_depth, none) = (self.nonce, DEPTH as u64, frame::Fields::none());
-        let hello = Hello { nonce, resets, retain_depth, dropped, held_back, refused, oldest, device, measurement, fields: none };
-        write_hello(&hello, fields, out)
+        let (dropped, oldest) = (self.retain.dropped(), self.retain.oldest());
+        self.schema.hello(self.nonce, [u64::from(self.resets), DEPTH as u64, dropped, self.held_back, refused, oldest], out)
     }
 }
 
@@ -384,7 +409,23 @@ mod tests {
         let row = device.row().expect("a row");
         let mut device = Device::<4, 1>::new(SCHEMA, Start::Row(row), Box::leak(Box::default())).expect("a schema that fits");
         assert_eq!((device.dropped(), device.push(0, &[None])), (3, Ok(4)));
-        assert_eq!(device.row(), Some(Row { nonce: 5, resets: 1, next: 5, oldest: 4, dropped: 3 }));
+        assert_eq!(device.row(), Some(Row { nonce: 5, resets: 1, schema: row.schema, next: 5, oldest: 4, dropped: 3 }));
+    }
+
+    #[test]
+    fn new_firmware_with_another_schema_goes_on_under_another_nonce() {
+        let mut device = device();
+        for _ in 0..3 {
+            device.push(0, &[None]).expect("an absent value is one");
+        }
+        let row = device.row().expect("a row");
+        for fields in [[Field { name: "u", ..FIELDS[0] }], [Field { kind: FieldKind::Scaled(-2), ..FIELDS[0] }]] {
+            let schema = Schema { fields: &fields, ..SCHEMA };
+            let device = Device::<4, 1>::new(schema, Start::Row(row), Box::leak(Box::default())).expect("a schema that fits");
+            let new = device.row().expect("a row");
+            assert_ne!((new.nonce, new.schema), (row.nonce, row.schema));
+            assert_eq!((new.resets, new.next, new.oldest, new.dropped), (0, 4, 4, 3), "what waited is lost, and no number is given twice");
+        }
     }
 
     #[test]
