@@ -15,6 +15,10 @@ const RESEND: u8 = 5;
 const TIME_REQUEST: u8 = 6;
 const TIME_REPLY: u8 = 7;
 
+/// No device ever counts that far: at a million readings a second it takes nine years. Past it a number is a mistake, which would be
+/// counted as that many readings lost.
+const NUMBER_MAX: u64 = 1 << 48;
+
 /// How a field's values are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldKind {
@@ -125,6 +129,13 @@ pub struct Hello<'a> {
     pub measurement: &'a str,
     /// Its fields, in the order of a reading's values.
     pub fields: Fields<'a>,
+}
+
+impl Hello<'_> {
+    /// Whether two of its fields have one name: nobody could tell their values apart.
+    pub(crate) fn names_a_field_twice(&self) -> bool {
+        self.fields.enumerate().any(|(i, field)| self.fields.take(i).any(|other| other.name == field.name))
+    }
 }
 
 /// The fields of a hello, already checked.
@@ -325,7 +336,7 @@ impl<'a> Message<'a> {
                 let (clock, sent_us, count) = (from.u32()?, from.varint()?, from.u8()?);
                 // Numbers start at 1, and the last one must be a number too.
                 let oldest = first.checked_sub(behind).filter(|oldest| *oldest >= 1)?;
-                first.checked_add(u64::from(count))?;
+                first.checked_add(u64::from(count)).filter(|next| *next <= NUMBER_MAX)?;
                 let readings = Reader { rest: from.bytes(from.rest.len())? };
                 if count == 0 || (clock == 0 && sent_us != 0) {
                     return None;
@@ -351,7 +362,7 @@ impl<'a> Message<'a> {
         let (nonce, resets, retain_depth) = (from.u32()?, from.varint()?, from.varint()?);
         let (dropped, held_back, refused, oldest) = (from.varint()?, from.varint()?, from.varint()?, from.varint()?);
         let (device, measurement, left) = (from.text()?, from.text()?, from.u8()?);
-        if nonce == 0 || dropped >= oldest || measurement.is_empty() || left == 0 || usize::from(left) > FIELDS_MAX {
+        if nonce == 0 || dropped >= oldest || oldest > NUMBER_MAX || measurement.is_empty() || left == 0 || usize::from(left) > FIELDS_MAX {
             return None;
         }
         let fields = Fields { from: *from, left };

@@ -26,7 +26,8 @@ pub struct LinkCounts {
 /// What a byte brought about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A hello: [`Gateway::hello`] has it. `new_boot` when its nonce is another than that of the readings taken last.
+    /// A hello: [`Gateway::hello`] has it. `new_boot` when its nonce is another than that of the readings taken last, or the same but
+    /// what it says can't be of that row: numbers then begin anew, and an acknowledgement of the row before must not be sent any more.
     Hello {
         /// The device began a new row of numbers, or is another one.
         new_boot: bool,
@@ -57,6 +58,27 @@ struct Taken {
     sequence: u64,
 }
 
+/// What a row was seen to be, to tell it from another that a device gave the same name: one that has nothing random, and says it has,
+/// draws the same nonce at each start.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// The oldest reading it held: that goes only forwards.
+    oldest: u64,
+    resets: u64,
+    /// The device's uptime when it last asked for the time, and whether that went backwards since the hello before.
+    uptime_us: u64,
+    rebooted: bool,
+}
+
+impl Seen {
+    /// Whether this hello can't be of the row of which everything up to `taken` is here.
+    fn contradicts(&self, hello: &Hello<'_>, taken: u64) -> bool {
+        // What is here the device has sent, so its next reading comes after it; it never holds more than it has room for.
+        let holds_up_to = (hello.oldest - 1).saturating_add(hello.retain_depth);
+        hello.oldest < self.oldest || holds_up_to < taken || (self.rebooted && hello.resets <= self.resets)
+    }
+}
+
 /// A gateway's end of the line.
 #[derive(Clone, Debug, Default)]
 pub struct Gateway {
@@ -66,6 +88,7 @@ pub struct Gateway {
     hello: Vec<u8, BODY_MAX>,
     kinds: Kinds,
     taken: Option<Taken>,
+    seen: Seen,
     /// New readings of the last data frame start here.
     first_new: u64,
     hello_wanted: bool,
@@ -110,19 +133,26 @@ impl Gateway {
     fn message(&mut self, now_us: u64) -> Option<Event> {
         let Ok(message) = self.decoder.message() else { return self.refuse_body() };
         match message {
+            Message::Hello(hello) if hello.names_a_field_twice() => self.refuse_body(),
             Message::Hello(hello) => {
                 // A hello has no more fields than there is room for kinds, and a body is no longer than the store for it.
                 self.kinds = hello.fields.map(|field| field.kind).collect();
-                let new_boot = self.taken.is_none_or(|taken| taken.nonce != hello.nonce);
+                let of_row = self.taken.filter(|taken| taken.nonce == hello.nonce);
+                let new_boot = of_row.is_none_or(|taken| self.seen.contradicts(&hello, taken.sequence));
                 if new_boot {
                     // What is gone and was not dropped someone else has acknowledged; what was dropped is missing from there on.
                     self.taken = Some(Taken { nonce: hello.nonce, sequence: hello.oldest - 1 - hello.dropped });
+                    // The question that showed it to be another row came before this.
+                    let uptime_us = of_row.map_or(0, |_| self.seen.uptime_us);
+                    self.seen = Seen { uptime_us, ..Seen::default() };
+                    self.asked_after = None;
                 }
+                (self.seen.oldest, self.seen.resets, self.seen.rebooted) = (hello.oldest, hello.resets, false);
                 let gone = hello.oldest - 1;
                 let lost = self.taken.map_or(0, |taken| gone.saturating_sub(taken.sequence));
                 if lost > 0 {
                     self.taken = Some(Taken { nonce: hello.nonce, sequence: gone });
-                    self.counts.lost += lost;
+                    self.counts.lost = self.counts.lost.saturating_add(lost);
                 }
                 self.hello.clear();
                 let _ = self.hello.extend_from_slice(self.decoder.body());
@@ -135,7 +165,8 @@ impl Gateway {
                 Some(Event::Hello { new_boot, lost })
             }
             Message::Data(data) => {
-                if self.hello().is_none_or(|hello| hello.nonce != data.nonce) {
+                // With an oldest reading before one that was gone it is another row, whose hello was lost.
+                if self.hello().is_none_or(|hello| hello.nonce != data.nonce) || data.oldest < self.seen.oldest {
                     self.hello_wanted = true;
                     self.missed = true;
                     return Some(Event::Early);
@@ -148,6 +179,10 @@ impl Gateway {
                 Some(self.data(nonce, first, last, oldest, now_us))
             }
             Message::TimeRequest { nonce, sent_us } => {
+                if self.taken.is_some_and(|taken| taken.nonce == nonce) {
+                    self.seen.rebooted |= sent_us < self.seen.uptime_us;
+                    self.seen.uptime_us = sent_us;
+                }
                 self.asked = Some((nonce, sent_us, now_us));
                 Some(Event::TimeRequest)
             }
@@ -167,6 +202,7 @@ impl Gateway {
         let taken = self.taken.map_or(0, |taken| taken.sequence);
         let before = taken.max(oldest - 1);
         let lost = before - taken;
+        self.seen.oldest = oldest;
         if first > before + 1 {
             let here = Taken { nonce, sequence: before };
             // What was asked for may still be on its way behind this; or the question was lost.
@@ -184,7 +220,7 @@ impl Gateway {
         self.taken = Some(Taken { nonce, sequence: last.max(before) });
         self.counts.taken += new;
         self.counts.duplicate += duplicate;
-        self.counts.lost += lost;
+        self.counts.lost = self.counts.lost.saturating_add(lost);
         Event::Data { new, duplicate, lost }
     }
 
@@ -248,13 +284,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{
+        frame::{Field, FieldKind, Value},
+        link::{Device, Schema, Start},
+    };
 
     #[test]
     fn what_is_missing_is_asked_for_again_when_the_question_was_lost() {
-        use crate::{
-            frame::{Field, FieldKind, Value},
-            link::{Device, Schema, Start},
-        };
         let fields = [Field { name: "n", kind: FieldKind::Scaled(0) }];
         let schema = Schema { device: "d", measurement: "m", fields: &fields };
         let mut device = Device::<32, 1>::new(schema, Start::Nonce(5), Box::leak(Box::default())).expect("a schema that fits");
@@ -280,6 +316,144 @@ mod tests {
             }
         }
         assert_eq!(asked, [0, 2, 4, 6, 8, 10, 12, 14]);
+    }
+
+    const FIELDS: [Field<'static>; 1] = [Field { name: "n", kind: FieldKind::Scaled(0) }];
+
+    /// A device and what the gateway took of it, on a line that passes everything on.
+    struct Line {
+        device: Device<'static, 4, 1>,
+        gateway: Gateway,
+        now_us: u64,
+        taken: std::vec::Vec<i64>,
+        boots: usize,
+    }
+
+    impl Line {
+        fn new() -> Self {
+            Self { device: Self::booted(), gateway: Gateway::new(None, 1), now_us: 0, taken: std::vec::Vec::new(), boots: 0 }
+        }
+
+        /// Its author had nothing random, and took a five for it.
+        fn booted() -> Device<'static, 4, 1> {
+            let schema = Schema { device: "d", measurement: "m", fields: &FIELDS };
+            Device::new(schema, Start::Nonce(5), Box::leak(Box::default())).expect("a schema that fits")
+        }
+
+        /// Reads a value at `now_us` of the device's uptime and lets both ends talk.
+        fn read(&mut self, value: i64, now_us: u64) {
+            self.now_us = now_us;
+            self.device.push(now_us, &[Some(Value::Scaled(value))]).expect("the schema's value");
+            self.talk(|_| false);
+        }
+
+        /// Until nobody has anything to say; frames from the device that `is_lost` says are lost.
+        fn talk(&mut self, is_lost: impl Fn(u8) -> bool) {
+            let mut frame = [0; WIRE_MAX];
+            loop {
+                let len = self.device.poll(self.now_us, &mut frame);
+                for byte in frame[..len].iter().filter(|_| !is_lost(frame[2])) {
+                    match self.gateway.push(*byte, self.now_us) {
+                        Some(Event::Data { .. }) => {
+                            self.taken.extend(self.gateway.readings().filter_map(|reading| match reading.values[0] {
+                                Some(Value::Scaled(value)) => Some(value),
+                                _ => None,
+                            }))
+                        }
+                        Some(Event::Hello { new_boot, .. }) => self.boots += usize::from(new_boot),
+                        _ => {}
+                    }
+                }
+                let answer = self.gateway.reply(self.now_us, &mut frame);
+                frame[..answer].iter().for_each(|byte| self.device.receive(*byte, self.now_us));
+                if len == 0 && answer == 0 {
+                    return;
+                }
+            }
+        }
+
+        fn acknowledge(&mut self) {
+            let (nonce, sequence) = self.gateway.taken().expect("a row");
+            let mut frame = [0; WIRE_MAX];
+            let len = crate::frame::write_ack(nonce, sequence, &mut frame);
+            frame[..len].iter().for_each(|byte| self.device.receive(*byte, self.now_us));
+        }
+    }
+
+    #[test]
+    fn a_device_that_boots_under_the_nonce_of_its_life_before_is_told_by_what_it_holds() {
+        let mut line = Line::new();
+        for value in 1..=3 {
+            line.read(value, 0);
+            line.acknowledge();
+        }
+        line.device = Line::booted();
+        line.read(4, 0);
+        assert_eq!((&line.taken[..], line.boots, line.gateway.taken()), (&[1, 2, 3, 4][..], 2, Some((5, 1))), "it held its fourth before");
+        // Nothing of it was seen in this life of the gateway's: but a device for four readings can't hold the first and have sent ten.
+        line.gateway = Gateway::new(Some((5, 10)), 1);
+        line.talk(|_| false);
+        assert_eq!((&line.taken[..], line.gateway.taken()), (&[1, 2, 3, 4, 4][..], Some((5, 1))));
+        assert_eq!(line.gateway.counts().lost, 0);
+    }
+
+    #[test]
+    fn a_device_that_boots_under_the_nonce_of_its_life_before_is_told_by_its_uptime() {
+        let mut line = Line::new();
+        line.read(1, 1_000_000);
+        line.gateway.reopen();
+        line.read(2, 30_000_000);
+        assert_eq!(line.boots, 1, "a time that goes on is no boot");
+        line.device = Line::booted();
+        line.read(3, 2_000_000);
+        assert_eq!((&line.taken[..], line.boots), (&[1, 2, 3][..], 2));
+    }
+
+    #[test]
+    fn a_row_that_begins_anew_is_asked_for_when_its_hello_was_lost() {
+        let mut line = Line::new();
+        for value in 1..=3 {
+            line.read(value, 0);
+            line.acknowledge();
+        }
+        line.device = Line::booted();
+        line.device.push(0, &[Some(Value::Scaled(4))]).expect("the schema's value");
+        // Neither hello nor question gets through, the reading does.
+        let mut frame = [0; WIRE_MAX];
+        while line.device.poll(0, &mut frame) > 0 {
+            let len = frame.iter().position(|byte| *byte == 0).expect("a delimiter");
+            frame[..=len]
+                .iter()
+                .filter(|_| frame[2] == 2)
+                .for_each(|byte| assert!(!matches!(line.gateway.push(*byte, 0), Some(Event::Data { .. }))));
+        }
+        line.talk(|_| false);
+        assert_eq!((&line.taken[..], line.boots), (&[1, 2, 3, 4][..], 2));
+    }
+
+    #[test]
+    fn a_field_that_is_named_twice_and_a_number_past_all_reason_are_refused() {
+        let hello = |oldest, fields: &[Field<'_>]| {
+            let none = crate::frame::Fields::none();
+            let hello = Hello {
+                nonce: 5,
+                resets: 0,
+                retain_depth: 4,
+                dropped: oldest - 1,
+                held_back: 0,
+                refused: 0,
+                oldest,
+                device: "d",
+                measurement: "m",
+                fields: none,
+            };
+            let (mut frame, mut gateway) = ([0; WIRE_MAX], Gateway::new(None, 1));
+            let len = crate::frame::write_hello(&hello, fields, &mut frame);
+            (frame[..len].iter().find_map(|byte| gateway.push(*byte, 0)), gateway.counts().lost, gateway.frame_counts().bad_body)
+        };
+        assert_eq!(hello(10, &FIELDS), (Some(Event::Hello { new_boot: true, lost: 9 }), 9, 0));
+        assert_eq!(hello(10, &[FIELDS[0], FIELDS[0]]), (Some(Event::Refused(FrameError::Body)), 0, 1));
+        assert_eq!(hello(u64::MAX, &FIELDS), (Some(Event::Refused(FrameError::Body)), 0, 1));
     }
 
     proptest! {

@@ -178,7 +178,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(400), ..ProptestConfig::default() })]
     #[test]
     fn every_reading_arrives_once_and_in_order_or_is_counted(steps in proptest::collection::vec(step(), 0..120)) {
         let mut world = World::new();

@@ -92,7 +92,8 @@ impl InputCounts {
     pub fn add(&mut self, other: &Self) {
         let mut values = self.fields().map(|(_, v)| v);
         for (value, (_, more)) in values.iter_mut().zip(other.fields()) {
-            *value += more;
+            // A device may say it lost anything.
+            *value = value.saturating_add(more);
         }
         *self = Self::from_values(values);
     }

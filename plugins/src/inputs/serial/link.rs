@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_serial::SerialStream;
 use weir_firmware_shim::{
-    frame::{FrameError, VERSION, WIRE_MAX, crc::crc32c, write_ack},
+    frame::{FrameError, WIRE_MAX, crc::crc32c, write_ack},
     link::{Event, Gateway},
 };
 use weir_plugin_api::{
@@ -18,7 +18,10 @@ use weir_plugin_api::{
     ring::Closed,
 };
 
-use super::run::{Over, READ_BYTES};
+use super::{
+    link_log::Log,
+    run::{Over, READ_BYTES},
+};
 use crate::{
     codecs::frame::{Faults, write_readings},
     inputs::retry::Retry,
@@ -47,11 +50,9 @@ pub(super) struct Link {
     ack_due: bool,
     /// Bytes on their way to the device.
     out: Vec<u8>,
-    /// What the log has said about the device's sensors, and about its version.
+    /// What the log has said about the device's sensors, and about itself.
     faults: Faults,
-    said_version: Option<u8>,
-    /// Nonce and resets of the hello before.
-    row: Option<(u32, u64)>,
+    log: Log,
 }
 
 impl Link {
@@ -65,8 +66,7 @@ impl Link {
             ack_due: false,
             out: Vec::new(),
             faults: Faults::default(),
-            said_version: None,
-            row: None,
+            log: Log::default(),
         }
     }
 
@@ -74,7 +74,7 @@ impl Link {
         if self.gateway.is_none() {
             let resume = context.resume.sequence.and_then(|(nonce, sequence)| Some((u32::try_from(nonce).ok()?, sequence)));
             self.durable = resume.map(|(nonce, sequence)| Place { nonce, sequence });
-            self.row = resume.map(|(nonce, _)| (nonce, u64::MAX));
+            self.log.resumed(resume.map(|(nonce, _)| nonce));
             self.gateway = Some(Gateway::new(resume, clock_name(context.collector.clock().wall())));
         }
         if let Some(gateway) = &mut self.gateway {
@@ -83,7 +83,7 @@ impl Link {
         // Half a frame of the connection before is no use; a zero ends whatever the device has received of it.
         self.out.clear();
         self.out.push(0);
-        self.said_version = None;
+        self.log.reopened();
         self.ack_due = self.durable.is_some();
         match self.serve(&mut port, context, retry).await {
             Err(over) => over,
@@ -163,12 +163,18 @@ impl Link {
             let Some(event) = gateway.push(*byte, micros(arrived)) else { continue };
             match event {
                 Event::Hello { new_boot, lost } => {
-                    self.row = tell_hello(gateway, self.row, new_boot).or(self.row);
+                    if let Some(hello) = gateway.hello() {
+                        self.log.hello(&hello, new_boot, arrived, collector.input_name());
+                    }
                     // A batch has one place: readings of the boot before go first.
                     if new_boot {
                         self.hand_over(collector).await?;
                         collector.set_read_at(arrived);
                         self.faults = Faults::default();
+                        // The new row may have the old one's name: it would take its acknowledgements for its own.
+                        self.handed_over.clear();
+                        self.durable = None;
+                        self.ack_due = false;
                     }
                     if lost > 0 {
                         collector.counts().lost_link += lost;
@@ -177,6 +183,7 @@ impl Link {
                     self.ack_due |= self.durable.is_some();
                 }
                 Event::Data { new, duplicate, lost } => {
+                    self.log.in_order();
                     collector.counts().read += duplicate;
                     collector.counts().duplicate += duplicate;
                     collector.counts().lost_link += lost;
@@ -191,7 +198,8 @@ impl Link {
                         collector.set_read_at(arrived);
                     }
                 }
-                Event::Early | Event::TimeRequest => {}
+                Event::Early => self.log.early(gateway.hello().is_some(), arrived, collector.input_name()),
+                Event::TimeRequest => {}
                 Event::Refused(error) => self.refused(error, collector),
             }
         }
@@ -206,16 +214,8 @@ impl Link {
 
     fn refused(&mut self, error: FrameError, collector: &mut Collector) {
         // Said on its own: among noise the sampled log might never show it, and it does not heal by itself.
-        if let FrameError::Version(version) = error
-            && self.said_version != Some(version)
-        {
-            tracing::warn!(
-                input = collector.input_name(),
-                theirs = version,
-                ours = VERSION,
-                "the device speaks another version of the frame protocol: nothing it sends can be taken until its firmware or this agent is updated"
-            );
-            self.said_version = Some(version);
+        if let FrameError::Version(version) = error {
+            self.log.version(version, collector.input_name());
         }
         let refusal = match error {
             FrameError::Stuffing | FrameError::Checksum | FrameError::Version(_) => Refusal::Frame,
@@ -278,18 +278,4 @@ fn clock_name(wall: i64) -> u32 {
         Ok(id) => crc32c(&id),
         Err(_) => crc32c(&wall.to_le_bytes()),
     }
-}
-
-/// Tells the log of a hello; its nonce and resets.
-fn tell_hello(gateway: &Gateway, before: Option<(u32, u64)>, new_boot: bool) -> Option<(u32, u64)> {
-    let hello = gateway.hello()?;
-    let (device, nonce, resets, dropped) = (hello.device, hello.nonce, hello.resets, hello.dropped);
-    let (held_back, refused) = (hello.held_back, hello.refused);
-    tracing::debug!(device, nonce, resets, dropped, held_back, refused, new_boot, "hello");
-    if new_boot && before.is_some() {
-        tracing::warn!(device, "the device numbers its readings anew: those it had not sent before are lost, nobody can tell how many");
-    } else if before.is_some_and(|(_, before)| before < resets) {
-        tracing::info!(device, resets, "the device was reset");
-    }
-    Some((nonce, resets))
 }

@@ -20,6 +20,8 @@ use crate::codecs;
 mod framing;
 #[cfg(feature = "codec-frame")]
 mod link;
+#[cfg(feature = "codec-frame")]
+mod link_log;
 #[cfg(test)]
 mod options_tests;
 mod port;

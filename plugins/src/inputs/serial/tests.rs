@@ -571,4 +571,32 @@ mod frames {
         assert_eq!(running.receiver.counts.lost_link, 0);
         running.end().await;
     }
+
+    #[tokio::test]
+    async fn a_device_that_boots_under_its_old_nonce_loses_nothing_to_the_acknowledgements_of_its_life_before() {
+        let mut board = Board::new(9);
+        let mut running = start(&board.pty.path, frames(), Resume::default());
+        for value in 1..=3 {
+            board.read(value, 0);
+            points(&mut running, &mut board, 1).await;
+            until(|| {
+                board.pump();
+                board.device.waiting() == 0
+            })
+            .await;
+        }
+        running.receiver.acknowledge = false;
+        board.device = Device::new(SCHEMA, Start::Nonce(9), Box::leak(Box::default())).unwrap();
+        board.read(5, 0);
+        assert_eq!(points(&mut running, &mut board, 1).await, ["climate,device=shed temperature=0.05,door=true ?"]);
+        assert_eq!(board.device.waiting(), 1, "it is not durable yet");
+        assert_eq!(running.receiver.positions.last(), Some(&Position::Sequence { nonce: 9, sequence: 1 }));
+        running.receiver.ring.acknowledge(u64::MAX);
+        until(|| {
+            board.pump();
+            board.device.waiting() == 0
+        })
+        .await;
+        running.end().await;
+    }
 }
