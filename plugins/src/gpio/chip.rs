@@ -30,6 +30,16 @@ impl Device {
     fn failed(&self, error: &dyn std::error::Error) -> PluginError {
         PluginError::because(&self.path, error)
     }
+
+    /// A line was refused: names it, and whoever holds it.
+    fn refused(&self, offset: u32, error: &dyn std::error::Error) -> PluginError {
+        let info = gpiocdev::Chip::from_path(&self.path).and_then(|chip| chip.line_info(offset));
+        let held = match info {
+            Ok(info) if info.used => format!(", held by {:?}", info.consumer.to_string()),
+            _ => String::new(),
+        };
+        PluginError::because(format_args!("{} line {offset}{held}", self.path), error)
+    }
 }
 
 impl Chip for Device {
@@ -63,7 +73,10 @@ impl Chip for Device {
                 });
             }
         }
-        let request = builder.request().map_err(|e| self.failed(&e))?;
+        let request = builder.request().map_err(|e| match lines {
+            [line] => self.refused(line.offset, &e),
+            _ => self.failed(&e),
+        })?;
         let request = watch(request).map_err(|e| self.failed(&e))?;
         Ok(Box::new(Requested { request, path: self.path.clone() }))
     }
@@ -74,7 +87,7 @@ impl Chip for Device {
         if active_low {
             builder.as_active_low();
         }
-        let request = builder.request().map_err(|e| self.failed(&e))?;
+        let request = builder.request().map_err(|e| self.refused(offset, &e))?;
         Ok(Box::new(Driven { request, offset, path: self.path.clone() }))
     }
 }

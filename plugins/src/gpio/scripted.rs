@@ -1,7 +1,7 @@
 //! A chip that does what a test tells it.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
@@ -14,6 +14,8 @@ use super::{Chip, Edge, InputLine, Inputs, Output};
 pub(crate) struct World {
     /// The chip is there.
     pub(crate) present: bool,
+    /// Lines another process holds.
+    pub(crate) taken: BTreeSet<u32>,
     /// Whoever waits for edges is not told that it is gone.
     pub(crate) silent: bool,
     /// Times it was asked for lines.
@@ -64,9 +66,13 @@ impl Chip for Script {
         "/dev/gpiochip0"
     }
 
-    fn inputs(&self, _lines: &[InputLine]) -> Result<Box<dyn Inputs>, PluginError> {
+    fn inputs(&self, lines: &[InputLine]) -> Result<Box<dyn Inputs>, PluginError> {
         self.world().requests += 1;
-        drop(self.check()?);
+        let world = self.check()?;
+        if lines.iter().any(|line| world.taken.contains(&line.offset)) {
+            return Err(PluginError::new("scripted: the line is busy"));
+        }
+        drop(world);
         Ok(Box::new(self.clone()))
     }
 

@@ -14,6 +14,7 @@ use self::run::{Gpio, Line};
 use crate::gpio::{Bias, Chip, Device, Edges, InputLine, chip_path};
 
 mod run;
+mod several;
 #[cfg(test)]
 mod tests;
 

@@ -10,9 +10,9 @@ use weir_plugin_api::{
     ring::Closed,
 };
 
-use super::Mode;
+use super::{Mode, several::Several};
 use crate::{
-    gpio::{Chip, Edge, InputLine, Inputs},
+    gpio::{Chip, Edge, InputLine},
     inputs::retry::Retry,
 };
 
@@ -76,13 +76,16 @@ impl Gpio {
         let mut retry = Retry::default();
         loop {
             let requested: Vec<InputLine> = self.lines.iter().map(|line| line.input).collect();
-            let over = match self.chip.inputs(&requested) {
-                Err(error) => Over::Lost(error),
-                Ok(inputs) => {
-                    tracing::info!(input = %context.name, chip = self.chip.path(), lines = self.lines.len(), "lines requested");
-                    retry.recovered();
-                    self.read(inputs, context).await
+            let (inputs, mut missing) = Several::request(self.chip.as_ref(), &requested);
+            let over = if inputs.is_empty() {
+                Over::Lost(missing.swap_remove(0).1)
+            } else {
+                tracing::info!(input = %context.name, chip = self.chip.path(), lines = self.lines.len() - missing.len(), "lines requested");
+                for (line, reason) in &missing {
+                    tracing::warn!(input = %context.name, line, %reason, "a GPIO line can't be had, looking for it; the others are read");
                 }
+                retry.recovered();
+                self.read(inputs, context).await
             };
             let error = match over {
                 Over::Stopped => return Ok(()),
@@ -100,25 +103,48 @@ impl Gpio {
         }
     }
 
-    async fn read(&mut self, mut inputs: Box<dyn Inputs>, context: &mut InputContext) -> Over {
+    async fn read(&mut self, mut inputs: Several, context: &mut InputContext) -> Over {
         // A new request numbers its edges from 1.
         self.lines.iter_mut().for_each(|line| line.last = 0);
         let mut due = interval(self.publish_every);
+        let mut retry = Retry::default();
+        let mut is_whole = self.is_whole(&inputs);
+        let mut again_at = Instant::now() + retry.next_wait();
         loop {
             let outcome = tokio::select! {
                 biased;
                 () = context.stop.requested() => {
-                    let last = self.stop(inputs.as_mut(), &mut context.collector).await;
+                    let last = self.stop(&mut inputs, &mut context.collector).await;
                     return last.err().unwrap_or(Over::Stopped);
                 }
                 came = poll_fn(|cx| inputs.poll_edges(cx, &mut self.edges)) => match came {
                     Ok(()) => self.take(inputs.now_ns(), &mut context.collector).await,
                     Err(error) => Err(Over::Lost(error)),
                 },
-                _ = due.tick() => self.publish(inputs.as_mut(), &mut context.collector).await,
+                _ = due.tick() => self.publish(&mut inputs, &mut context.collector).await,
+                () = tokio::time::sleep_until(again_at), if !is_whole => {
+                    self.look_again(&mut inputs, &context.name);
+                    is_whole = self.is_whole(&inputs);
+                    again_at = Instant::now() + retry.next_wait();
+                    Ok(())
+                }
             };
             if let Err(over) = outcome {
                 return over;
+            }
+        }
+    }
+
+    fn is_whole(&self, inputs: &Several) -> bool {
+        self.lines.iter().all(|line| inputs.has(line.input.offset))
+    }
+
+    /// Requests lines that could not be had before.
+    fn look_again(&self, inputs: &mut Several, input: &str) {
+        for line in &self.lines {
+            let line = line.input;
+            if !inputs.has(line.offset) && inputs.add(self.chip.as_ref(), &[line]).is_empty() {
+                tracing::info!(input, line = line.offset, "the GPIO line is read now");
             }
         }
     }
@@ -153,16 +179,14 @@ impl Gpio {
     }
 
     /// Publishes levels and counts. Asks the chip in any case: kernels before 6.6 don't wake who waits for the edges of one that is gone.
-    async fn publish(&mut self, inputs: &mut dyn Inputs, collector: &mut Collector) -> Result<(), Over> {
-        if let Some(line) = self.lines.first() {
-            inputs.level(line.input.offset).map_err(Over::Lost)?;
-        }
+    async fn publish(&mut self, inputs: &mut Several, collector: &mut Collector) -> Result<(), Over> {
         collector.set_read_at(collector.clock().steady());
         for line in &self.lines {
+            let Some(level) = inputs.level(line.input.offset) else { continue };
+            let level = level.map_err(Over::Lost)?;
             match line.mode {
                 Mode::Edge => {}
                 Mode::Level => {
-                    let level = inputs.level(line.input.offset).map_err(Over::Lost)?;
                     point(collector, &self.chip_name, line, |point| {
                         point.field("level", level);
                     });
@@ -177,13 +201,13 @@ impl Gpio {
     }
 
     /// What was counted since the last time must not be lost by a stop.
-    async fn stop(&mut self, inputs: &mut dyn Inputs, collector: &mut Collector) -> Result<(), Over> {
+    async fn stop(&mut self, inputs: &mut Several, collector: &mut Collector) -> Result<(), Over> {
         let came = poll_fn(|cx| std::task::Poll::Ready(inputs.poll_edges(cx, &mut self.edges).is_ready())).await;
         if came {
             self.take(inputs.now_ns(), collector).await?;
         }
         collector.set_read_at(collector.clock().steady());
-        for line in self.lines.iter().filter(|line| line.mode == Mode::Counter) {
+        for line in self.lines.iter().filter(|line| line.mode == Mode::Counter && inputs.has(line.input.offset)) {
             point(collector, &self.chip_name, line, |point| {
                 point.field("count", line.count as i64);
             });

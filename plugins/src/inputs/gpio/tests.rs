@@ -154,6 +154,28 @@ async fn a_chip_that_goes_away_is_requested_again_and_counters_go_on() {
     running.end().await;
 }
 
+#[tokio::test]
+async fn a_line_another_process_holds_costs_only_itself_and_is_read_once_it_is_free() {
+    let script = Script::new();
+    script.change(|world| {
+        world.taken.insert(4);
+        world.levels.insert(4, true);
+        // Of two requests, so not in their order.
+        world.edges.extend([edge(17, true, 20, 1), edge(17, false, 30, 2)]);
+    });
+    let lines = vec![line(17, Mode::Edge), line(4, Mode::Level), line(5, Mode::Counter)];
+    let mut running = start(&script, lines, Duration::from_millis(10));
+    running.until(|r| r.lines.iter().filter(|l| l.contains("line=17")).count() == 2).await;
+    running.until(|r| r.lines.iter().filter(|l| l.contains("line=5 count=0i")).count() >= 2).await;
+    assert!(!running.lines.iter().any(|l| l.contains("line=4 ")), "{:?}", running.lines);
+    script.world().taken.clear();
+    running
+        .until(|r| r.lines.last().is_some_and(|l| l.contains("line=5")) && r.lines.iter().any(|l| l.contains("line=4 level=true")))
+        .await;
+    assert_eq!(running.receiver.counts.lost_link, 0, "the others' requests were left alone");
+    running.end().await;
+}
+
 fn table(entries: &[(&str, Item)]) -> Table {
     let node = |item: &Item| Node { place: Place::default(), item: item.clone(), secret: false };
     Table { entries: entries.iter().map(|(k, v)| ((*k).to_owned(), Place::default(), node(v))).collect() }
