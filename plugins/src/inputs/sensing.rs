@@ -35,27 +35,40 @@ pub(crate) trait Scan: Send {
     fn scan(&mut self) -> Result<Vec<Found>, PluginError>;
 }
 
+/// Values remembered at most: sensors that a bad contact makes up, each with a number of its own, must not fill the memory.
+const KNOWN_MAX: usize = 4096;
+
+/// What is remembered of a value.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    fault: Option<Fault>,
+    /// Number of the scan that found it last.
+    found_in: u64,
+}
+
 /// A polled input over a scan.
 pub(crate) struct Sensing<S> {
     measurement: &'static str,
     scan: Arc<Mutex<S>>,
-    /// Fields that have a fault, by their tags and name.
-    faults: BTreeMap<(Tags, String), Fault>,
+    scans: u64,
+    /// Values that were found, by their tags and field.
+    known: BTreeMap<(Tags, String), Known>,
 }
 
 impl<S: Scan + 'static> Sensing<S> {
     /// Points are called `measurement`, those of faults `<measurement>_fault`.
     pub(crate) fn new(measurement: &'static str, scan: S) -> Self {
-        Self { measurement, scan: Arc::new(Mutex::new(scan)), faults: BTreeMap::new() }
+        Self { measurement, scan: Arc::new(Mutex::new(scan)), scans: 0, known: BTreeMap::new() }
     }
 
     fn write(&mut self, found: Vec<Found>, input: &str, out: &mut Collector) {
+        self.scans += 1;
         let mut rest = &found[..];
         while let Some(first) = rest.first() {
             let len = rest.iter().take_while(|other| other.tags == first.tags).count();
             let (sensor, others) = rest.split_at(len);
             rest = others;
-            let tags: Vec<(&str, &str)> = first.tags.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            let tags = borrowed(&first.tags);
             if sensor.iter().any(|field| field.value.is_ok()) {
                 let mut point = out.point(self.measurement, &tags, None);
                 for field in sensor {
@@ -65,29 +78,52 @@ impl<S: Scan + 'static> Sensing<S> {
                 }
             }
             for field in sensor {
-                self.write_fault(field, &tags, input, out);
+                self.tell(field, &tags, input, out);
             }
+        }
+        self.tell_of_gone(input, out);
+        if self.known.len() > KNOWN_MAX {
+            let scans = self.scans;
+            self.known.retain(|_, known| known.found_in == scans);
         }
     }
 
-    fn write_fault(&mut self, found: &Found, tags: &[(&str, &str)], input: &str, out: &mut Collector) {
-        let key = (found.tags.clone(), found.field.clone());
-        let fault = match found.value {
-            Err(fault) => {
-                if self.faults.insert(key, fault) != Some(fault) {
-                    tracing::warn!(input, sensor = ?tags, field = %found.field, %fault, "a sensor has a fault");
-                }
-                fault
+    /// Tells of a fault each time, and of its end.
+    fn tell(&mut self, found: &Found, tags: &[(&str, &str)], input: &str, out: &mut Collector) {
+        let new = Known { fault: found.value.err(), found_in: self.scans };
+        let before = self.known.insert((found.tags.clone(), found.field.clone()), new).and_then(|known| known.fault);
+        match new.fault {
+            Some(fault) if before != Some(fault) => {
+                tracing::warn!(input, sensor = ?tags, field = %found.field, %fault, "a sensor has a fault");
             }
-            Ok(_) if self.faults.remove(&key).is_some() => {
-                tracing::info!(input, sensor = ?tags, field = %found.field, "a sensor is well again");
-                Fault::None
-            }
-            Ok(_) => return,
-        };
-        let tags: Vec<(&str, &str)> = tags.iter().copied().chain([("field", found.field.as_str())]).collect();
-        out.point(&format!("{}_fault", self.measurement), &tags, None).field("fault", fault.name()).field("code", i64::from(fault.code()));
+            None if before.is_some() => tracing::info!(input, sensor = ?tags, field = %found.field, "a sensor is well again"),
+            None => return,
+            Some(_) => {}
+        }
+        write_fault(self.measurement, tags, &found.field, new.fault.unwrap_or(Fault::None), out);
     }
+
+    /// Tells once of what was found before and is not found any more.
+    fn tell_of_gone(&mut self, input: &str, out: &mut Collector) {
+        for ((tags, field), known) in &mut self.known {
+            if known.found_in == self.scans || known.fault == Some(Fault::Missing) {
+                continue;
+            }
+            known.fault = Some(Fault::Missing);
+            let tags = borrowed(tags);
+            tracing::warn!(input, sensor = ?tags, field, "a sensor is gone");
+            write_fault(self.measurement, &tags, field, Fault::Missing, out);
+        }
+    }
+}
+
+fn borrowed(tags: &Tags) -> Vec<(&str, &str)> {
+    tags.iter().map(|(key, value)| (*key, value.as_str())).collect()
+}
+
+fn write_fault(measurement: &str, tags: &[(&str, &str)], field: &str, fault: Fault, out: &mut Collector) {
+    let tags: Vec<(&str, &str)> = tags.iter().copied().chain([("field", field)]).collect();
+    out.point(&format!("{measurement}_fault"), &tags, None).field("fault", fault.name()).field("code", i64::from(fault.code()));
 }
 
 impl<S: Scan + 'static> PolledInput for Sensing<S> {

@@ -1,7 +1,8 @@
 //! Devices of the kernel's Industrial I/O: converters, thermometers, barometers, hygrometers, light sensors.
 //!
 //! Files and units are those of `Documentation/ABI/testing/sysfs-bus-iio`. Millidegrees, millivolts, milliamperes and thousandths of a
-//! percent become whole units, kilopascals hectopascals; other units stay the kernel's.
+//! percent become whole units, kilopascals hectopascals; other units stay the kernel's. A channel without a scale has no unit: its count
+//! is the field `<channel>_raw`.
 
 use std::path::{Path, PathBuf};
 
@@ -48,7 +49,9 @@ impl Scan for Devices {
         for device in devices(&self.directory)?.into_iter().filter(|name| name.starts_with("iio:device")) {
             let directory = self.directory.join(&device);
             let name = text(&directory.join("name")).unwrap_or_default();
-            let tags = vec![("device", if name.is_empty() { device.clone() } else { name }), ("iio", device)];
+            // The number of a device changes from boot to boot, where it is does not.
+            let place = place(&directory).unwrap_or_else(|| device.clone());
+            let tags = vec![("device", if name.is_empty() { device } else { name }), ("place", place)];
             match names(&directory, FILES_MAX) {
                 Ok(files) => found.extend(channels(&directory, &files).map(|(field, value)| Found { tags: tags.clone(), field, value })),
                 // It went away in this moment.
@@ -68,23 +71,41 @@ fn channels<'a>(directory: &'a Path, files: &'a [String]) -> impl Iterator<Item 
         }
         let channel = channel.strip_suffix("_raw")?;
         // What the driver has calculated is better than what we would.
-        let is_processed = files.iter().any(|other| other.strip_prefix("in_").and_then(|o| o.strip_suffix("_input")) == Some(channel));
-        (!is_processed).then(|| (channel.to_owned(), raw(directory, files, channel).map(|value| converted(channel, value))))
+        if files.iter().any(|other| other.strip_prefix("in_").and_then(|o| o.strip_suffix("_input")) == Some(channel)) {
+            return None;
+        }
+        let count = number(&directory.join(file));
+        let Some(scale) = parameter(directory, files, channel, "scale") else { return Some((format!("{channel}_raw"), count)) };
+        let offset = parameter(directory, files, channel, "offset").unwrap_or(Ok(0.0));
+        let value = count.and_then(|count| Ok(converted(channel, (count + offset?) * scale?)));
+        Some((channel.to_owned(), value))
     })
 }
 
-fn raw(directory: &Path, files: &[String], channel: &str) -> Result<f64, Fault> {
-    let parameter = |what: &str, default: f64| {
-        // The channel's own, or one that all of its type share.
-        let names = [format!("in_{channel}_{what}"), format!("in_{}_{what}", kind(channel))];
-        names.iter().find(|name| files.contains(name)).map_or(Ok(default), |name| number(&directory.join(name)))
-    };
-    Ok((number(&directory.join(format!("in_{channel}_raw")))? + parameter("offset", 0.0)?) * parameter("scale", 1.0)?)
+/// The channel's own, or one that all of its type or all inputs share.
+fn parameter(directory: &Path, files: &[String], channel: &str, what: &str) -> Option<Result<f64, Fault>> {
+    let names = [format!("in_{channel}_{what}"), format!("in_{}_{what}", shared(channel)), format!("in_{what}")];
+    let name = names.iter().find(|name| files.contains(name))?;
+    Some(number(&directory.join(name)))
 }
 
-/// What a channel measures: `voltage` of `voltage3`, `accel` of `accel_x`.
+/// How the channels of a type are called together: `voltage` of `voltage3`, `voltage-voltage` of `voltage0-voltage1`.
+fn shared(channel: &str) -> String {
+    let kinds: Vec<&str> = channel.split('-').map(kind).collect();
+    kinds.join("-")
+}
+
+/// The device it belongs to: `1-0076` on an I²C bus.
+fn place(directory: &Path) -> Option<String> {
+    let path = directory.canonicalize().ok()?;
+    let parent = path.parent()?.file_name()?.to_str()?;
+    // The bus's own list, where no device is known.
+    (parent != "devices").then(|| parent.to_owned())
+}
+
+/// What a channel measures: `voltage` of `voltage3` and of the difference `voltage0-voltage1`, `accel` of `accel_x`.
 fn kind(channel: &str) -> &str {
-    channel.split('_').next().unwrap_or(channel).trim_end_matches(|c: char| c.is_ascii_digit())
+    channel.split(['_', '-']).next().unwrap_or(channel).trim_end_matches(|c: char| c.is_ascii_digit())
 }
 
 fn converted(channel: &str, value: f64) -> f64 {

@@ -153,12 +153,12 @@ async fn channels_of_a_device_are_one_point_in_whole_units() {
     let got = input.gather().await.unwrap();
     assert_eq!(
         got,
-        ["iio,device=bme280,iio=iio:device0 humidityrelative=55.04,pressure=1006.5327,temp=25.08,voltage0=1.649999999,voltage1=0.1 ?"]
+        ["iio,device=bme280,place=1-0076 humidityrelative=55.04,pressure=1006.5327,temp=25.08,voltage0=1.649999999,voltage1=0.1 ?"]
     );
     sys.write(&format!("{at}/in_temp_input"), "nan\n");
     let got = input.gather().await.unwrap();
     assert!(!got[0].contains(",temp="), "{got:?}");
-    assert_eq!(got[1], "iio_fault,device=bme280,field=temp,iio=iio:device0 fault=\"not_a_number\",code=3i ?");
+    assert_eq!(got[1], "iio_fault,device=bme280,field=temp,place=1-0076 fault=\"not_a_number\",code=3i ?");
 }
 
 #[tokio::test]
@@ -201,4 +201,104 @@ async fn sensors_of_a_chip_have_their_labels_and_a_broken_probe_is_a_fault() {
         "{got:?}"
     );
     assert_eq!(got.len(), 5);
+}
+
+#[tokio::test]
+async fn a_sensor_that_is_gone_is_told_of_once_and_so_is_its_return() {
+    let sys = wire();
+    let mut input = sys.build(&w1::ENTRY, vec![]).unwrap();
+    let well = "w1,device=28-0316a2794aff temperature=20.6875 ?".to_owned();
+    assert_eq!(input.gather().await.unwrap(), std::slice::from_ref(&well));
+    let device = sys.path("bus/w1/devices/28-0316a2794aff");
+    fs::remove_file(&device).unwrap();
+    assert_eq!(input.gather().await.unwrap(), fault("missing", 1));
+    assert_eq!(input.gather().await.unwrap(), Vec::<String>::new());
+    sys.link("bus/w1/devices/28-0316a2794aff", "devices/w1_bus_master1/28-0316a2794aff");
+    assert_eq!(input.gather().await.unwrap(), [vec![well], fault("none", 0)].concat());
+}
+
+#[tokio::test]
+async fn devices_keep_their_series_when_a_boot_numbers_them_otherwise() {
+    let series = |lines: Vec<String>| {
+        let mut series: Vec<String> = lines.into_iter().map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect();
+        series.sort();
+        series
+    };
+    let mut boots = Vec::new();
+    for numbers in [[0, 1, 2], [2, 0, 1]] {
+        let sys = Sys::new();
+        for (number, address, text) in [(numbers[0], "1-0076", "25080"), (numbers[1], "1-0077", "19000")] {
+            let at = format!("devices/i2c-1/{address}/iio:device{number}");
+            sys.write(&format!("{at}/name"), "bme280\n");
+            sys.write(&format!("{at}/in_temp_input"), text);
+            sys.link(&format!("bus/iio/devices/iio:device{number}"), &at);
+        }
+        // Two chips with a place each, and one without.
+        for (number, address, text) in [(numbers[0], "1-0048", "25500"), (numbers[1], "1-0049", "26000")] {
+            let at = format!("devices/i2c-1/{address}/hwmon/hwmon{number}");
+            sys.write(&format!("{at}/name"), "tmp105\n");
+            sys.write(&format!("{at}/temp1_input"), text);
+            sys.link(&format!("class/hwmon/hwmon{number}"), &at);
+            sys.link(&format!("{at}/device"), &format!("devices/i2c-1/{address}"));
+        }
+        let at = format!("devices/virtual/hwmon/hwmon{}", numbers[2]);
+        sys.write(&format!("{at}/name"), "cpu_thermal\n");
+        sys.write(&format!("{at}/temp1_input"), "48312\n");
+        sys.link(&format!("class/hwmon/hwmon{}", numbers[2]), &at);
+        let iio = sys.build(&iio::ENTRY, vec![]).unwrap().gather().await.unwrap();
+        let hwmon = sys.build(&hwmon::ENTRY, vec![]).unwrap().gather().await.unwrap();
+        boots.push([series(iio), series(hwmon)]);
+    }
+    assert_eq!(boots[0], boots[1]);
+    assert_eq!(boots[0][0].len(), 2);
+    assert_eq!(boots[0][1][0], "hwmon,chip=cpu_thermal,sensor=temp1 temperature=48.312");
+}
+
+#[tokio::test]
+async fn differences_have_their_scale_and_a_channel_without_one_is_a_count() {
+    let sys = Sys::new();
+    let at = "devices/platform/adc/iio:device0";
+    for (file, text) in [
+        ("name", "mcp3304\n"),
+        ("in_voltage0-voltage1_raw", "-1000\n"),
+        ("in_voltage-voltage_scale", "1.25\n"),
+        ("in_current0_raw", "40\n"),
+        ("in_scale", "0.5\n"),
+    ] {
+        sys.write(&format!("{at}/{file}"), text);
+    }
+    sys.link("bus/iio/devices/iio:device0", at);
+    let mut input = sys.build(&iio::ENTRY, vec![]).unwrap();
+    let got = input.gather().await.unwrap();
+    assert_eq!(got, ["iio,device=mcp3304,place=adc current0=0.02,voltage0-voltage1=-1.25 ?"]);
+    fs::remove_file(sys.path(&format!("{at}/in_scale"))).unwrap();
+    sys.write(&format!("{at}/in_voltage-voltage_scale"), "1,25\n");
+    let got = input.gather().await.unwrap();
+    assert_eq!(got[0], "iio,device=mcp3304,place=adc current0_raw=40 ?", "no milliamperes without a scale");
+    let faults: Vec<&str> = got[1..].iter().filter_map(|line| line.split(' ').nth(1)).collect();
+    assert_eq!(faults, ["fault=\"not_a_number\",code=3i", "fault=\"missing\",code=1i"], "{got:?}");
+}
+
+#[tokio::test]
+async fn sensors_of_one_label_are_told_apart_by_their_numbers() {
+    let sys = Sys::new();
+    for (file, text) in [
+        ("temp1_label", "probe"),
+        ("temp1_input", "1000"),
+        ("temp2_label", "probe"),
+        ("temp2_input", "2000"),
+        ("in1_label", "probe"),
+        ("in1_input", "5000"),
+    ] {
+        sys.write(&format!("class/hwmon/hwmon0/{file}"), text);
+    }
+    sys.write("class/hwmon/hwmon0/name", "board\n");
+    assert_eq!(
+        sys.build(&hwmon::ENTRY, vec![]).unwrap().gather().await.unwrap(),
+        [
+            "hwmon,chip=board,sensor=probe voltage=5 ?",
+            "hwmon,chip=board,sensor=temp1 temperature=1 ?",
+            "hwmon,chip=board,sensor=temp2 temperature=2 ?",
+        ]
+    );
 }
