@@ -26,7 +26,7 @@ pub struct Disk {
     /// The last record whose block is synced, or in a checkpoint.
     pub synced: u64,
     /// The last one whose block is written.
-    last_written: u64,
+    pub last_written: u64,
     /// The write budget is told of syncs beyond the commits.
     tells: bool,
     /// Commits that asked for a sync since it was told.

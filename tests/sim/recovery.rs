@@ -44,6 +44,8 @@ struct Death {
     at: i64,
     /// Records that were on the disk for good.
     synced: u64,
+    /// Records whose results may have left.
+    released: u64,
 }
 
 impl Simulator {
@@ -65,7 +67,8 @@ impl Simulator {
         }
         // One that can't be opened, or dies while it is, goes on being dead.
         let (at, before_cut) = self.dead_since.take().unwrap_or((self.clock.elapsed, false));
-        let death = Death { before, cut: cut || before_cut, at, synced: self.disk.synced };
+        let released = if self.plan.durability == Durability::Power { self.disk.synced } else { self.disk.last_written };
+        let death = Death { before, cut: cut || before_cut, at, synced: self.disk.synced, released };
         self.clock.elapsed += self.random.below(1_000_000_000) as i64;
         if self.plan.trouble == Trouble::Flips && self.random.once_in(3) {
             self.injure();
@@ -389,7 +392,9 @@ impl Simulator {
         if self.lost.1 > self.injury_blocks * UNNAMED_MAX {
             return Err(format!("batches up to {promised} were promised, of {tail:?} nothing is left"));
         }
-        if acknowledged > 0 || weak || !middle.is_empty() || unsafe_since.is_some() {
+        // So may those of a block that rotted, though nothing was promised with it: a deadline's.
+        let rotten = self.plan.rots() && ledger.records < death.released;
+        if acknowledged > 0 || weak || rotten || !middle.is_empty() || unsafe_since.is_some() {
             self.note_disturbance(lost.iter().map(|l| l.0).chain([ledger.records + 1]).min().unwrap_or(0), death.before);
         }
         self.unbalanced |= broken > 0 && !weak || !middle.is_empty() && !self.stateless;
