@@ -14,8 +14,39 @@ const AGE_MAX: i64 = 10 * 365 * 86_400 * weir_plugin_api::time::SECOND;
 /// No frame is believed to have been on the line for longer, nanoseconds: an hour.
 const LINE_MAX: i64 = 3600 * weir_plugin_api::time::SECOND;
 
+/// The log hears of a field this often at most, nanoseconds: a loose contact fails and recovers many times a second.
+const TELL_EVERY: i64 = 10 * weir_plugin_api::time::SECOND;
+
 /// What is wrong with a device's fields, as far as the log knows.
-pub type Faults = [Option<Fault>; FIELDS_MAX];
+pub type Faults = [Told; FIELDS_MAX];
+
+/// What is wrong with a field, and when the log heard of it last.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Told {
+    fault: Option<Fault>,
+    at: Option<i64>,
+    untold: u64,
+}
+
+impl Told {
+    /// The device began anew: what was wrong with it before is not known to be.
+    pub fn forget(&mut self) {
+        self.fault = None;
+    }
+
+    /// Whether the log is to hear of `fault` now, and how many changes it has not heard of.
+    fn hears(&mut self, fault: Option<Fault>, now: i64) -> Option<u64> {
+        if std::mem::replace(&mut self.fault, fault) == fault {
+            return None;
+        }
+        if self.at.is_some_and(|at| now - at < TELL_EVERY) {
+            self.untold += 1;
+            return None;
+        }
+        self.at = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
+}
 
 /// Writes the new readings of the data frame that came last, read at `arrived` (steady nanoseconds): each gets the time it was taken at.
 /// The log hears of faults that are not in `known` yet, and of those that ended.
@@ -25,7 +56,7 @@ pub fn write_readings(gateway: &Gateway, device_tag: &str, arrived: i64, known: 
     for reading in gateway.readings() {
         out.set_read_at(taken_at(sent, reading.age_us));
         write_values(&hello, &reading, device_tag, out);
-        write_faults(&hello, &reading, device_tag, known, out);
+        write_faults(&hello, &reading, device_tag, arrived, known, out);
     }
     out.set_read_at(arrived);
 }
@@ -46,17 +77,16 @@ fn write_values(hello: &Hello<'_>, reading: &Reading, device_tag: &str, out: &mu
     }
 }
 
-fn write_faults(hello: &Hello<'_>, reading: &Reading, device_tag: &str, known: &mut Faults, out: &mut Collector) {
+fn write_faults(hello: &Hello<'_>, reading: &Reading, device_tag: &str, now: i64, known: &mut Faults, out: &mut Collector) {
     for ((field, value), known) in hello.fields.zip(&reading.values).zip(known) {
         let Some(Raw::Fault(fault)) = value else { continue };
-        let is_over = *fault == Fault::None;
-        if *known != Some(*fault) {
-            match is_over {
-                false => tracing::warn!(device = hello.device, field = field.name, %fault, "a sensor has a fault"),
-                true => tracing::info!(device = hello.device, field = field.name, "a sensor is well again"),
+        let wrong = (*fault != Fault::None).then_some(*fault);
+        if let Some(more_since_last) = known.hears(wrong, now) {
+            match wrong {
+                Some(fault) => tracing::warn!(device = hello.device, field = field.name, %fault, more_since_last, "a sensor has a fault"),
+                None => tracing::info!(device = hello.device, field = field.name, more_since_last, "a sensor is well again"),
             }
         }
-        *known = (!is_over).then_some(*fault);
         let tags = [("field", field.name), (device_tag, hello.device)];
         let tags = if device_tag.is_empty() { &tags[..1] } else { &tags[..] };
         out.point(&format!("{}_fault", hello.measurement), tags, None).field("fault", fault.name()).field("code", i64::from(fault.code()));
@@ -121,6 +151,17 @@ mod tests {
         assert_eq!(decimal(i64::MAX, -18), 9.223_372_036_854_776);
         assert_eq!(decimal(1, -30), 1e-30);
         assert_eq!(decimal(1, 127), 1e127);
+    }
+
+    #[test]
+    fn the_log_hears_of_a_loose_contact_now_and_then() {
+        let mut told = Told::default();
+        let second = weir_plugin_api::time::SECOND;
+        let heard: Vec<i64> =
+            (0..200).filter(|tenth| told.hears((tenth % 2 == 0).then_some(Fault::Missing), tenth * second / 10).is_some()).collect();
+        assert_eq!(heard, [0, 100], "of two hundred changes in twenty seconds");
+        assert_eq!(told.hears(None, 40 * second), None, "no change");
+        assert_eq!(told.hears(Some(Fault::Bus), 40 * second), Some(99));
     }
 
     #[test]

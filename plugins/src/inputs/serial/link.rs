@@ -23,7 +23,7 @@ use super::{
     run::{Over, READ_BYTES},
 };
 use crate::{
-    codecs::frame::{Faults, write_readings},
+    codecs::frame::{Faults, Told, write_readings},
     inputs::retry::Retry,
 };
 
@@ -170,7 +170,7 @@ impl Link {
                     if new_boot {
                         self.hand_over(collector).await?;
                         collector.set_read_at(arrived);
-                        self.faults = Faults::default();
+                        self.faults.iter_mut().for_each(Told::forget);
                         // The new row may have the old one's name: it would take its acknowledgements for its own.
                         self.handed_over.clear();
                         self.durable = None;

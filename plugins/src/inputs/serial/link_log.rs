@@ -18,7 +18,8 @@ pub(super) struct Log {
     /// When a boot was told of, and how many were not since.
     boot_told: Option<i64>,
     boots_untold: u64,
-    version: Option<u8>,
+    /// Versions other than ours, of this connection.
+    versions: Vec<u8>,
     /// Since when no reading could be taken, and whether that was told.
     early: Option<i64>,
     early_told: bool,
@@ -32,7 +33,8 @@ impl Log {
 
     /// Another device may be on the line now.
     pub(super) fn reopened(&mut self) {
-        (self.version, self.early, self.early_told) = (None, None, false);
+        self.versions.clear();
+        self.in_order();
     }
 
     /// A device introduced itself.
@@ -73,7 +75,9 @@ impl Log {
 
     /// A frame of another version of the protocol came.
     pub(super) fn version(&mut self, theirs: u8, input: &str) {
-        if self.version.replace(theirs) != Some(theirs) {
+        // There are no more than 255 of them.
+        if !self.versions.contains(&theirs) {
+            self.versions.push(theirs);
             tracing::warn!(
                 input,
                 theirs,
