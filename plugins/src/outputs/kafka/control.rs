@@ -197,12 +197,13 @@ impl Place<'_> {
         let newest = end(&client("read_uncommitted")?, topic, &late)?;
         let consumer = client("read_committed")?;
         // What others have not ended hides what lies behind it, and that may be ours.
-        while end(&consumer, topic, &late)? < newest {
+        loop {
+            let stable = end(&consumer, topic, &late)?;
+            if stable >= newest {
+                break;
+            }
             if late() {
-                return Err(Unusable {
-                    hold: Hold::No,
-                    reason: format!("control topic `{topic}`: another producer's transaction is open"),
-                });
+                return Err(Unusable { hold: Hold::No, reason: open_transaction(topic, stable) });
             }
             std::thread::park_timeout(POLL);
         }
@@ -235,6 +236,15 @@ impl Place<'_> {
             }
         }
     }
+}
+
+/// A transaction ends by itself when its producer's `transaction.timeout.ms` is over; one the broker has lost the end of does not, and no
+/// reader of committed messages gets past it (Kafka calls it hanging, KIP-664).
+fn open_transaction(topic: &str, offset: i64) -> String {
+    format!(
+        "control topic `{topic}`: the transaction of another producer at offset {offset} of partition {PARTITION} is open; if it stays so for \
+         longer than its timeout, Kafka has lost its end: see `kafka-transactions.sh find-hanging` and `abort`"
+    )
 }
 
 /// Where the topic ends for this consumer: with `read_committed`, in front of the oldest open transaction. A topic just made is not known
