@@ -20,7 +20,7 @@ use crate::support::{
     agent::Agent,
     bounded, eventually,
     mqtt::Publisher,
-    servers::{self, Server},
+    servers::{self, Kafka},
 };
 
 /// Rounds when nobody says how many.
@@ -154,7 +154,7 @@ fn kafka_sees_each_result_once_whoever_is_killed() {
     println!("WEIR_KILLS={kills} WEIR_SEED={seed}");
     let directory = Directory::new();
     let path = directory.path();
-    let (mosquitto, mut kafka) = (servers::mosquitto(path, ""), servers::kafka(path));
+    let (mosquitto, mut kafka) = (servers::mosquitto(path, ""), Kafka::start(path));
     let mut agent = Agent::start(path, &config(mosquitto.port, kafka.port));
     eventually("the agent has subscribed", || agent.log().contains("connected input=").then_some(()));
     let numbers = Numbers::start(mosquitto.port);
@@ -185,7 +185,7 @@ fn kafka_sees_each_result_once_whoever_is_killed() {
 }
 
 /// The agent, the broker, both in either order; whoever was killed is back when this returns.
-fn kill_some(round: u64, agent: Agent, kafka: &mut Server, path: &Path, random: &mut u64) -> Agent {
+fn kill_some(round: u64, agent: Agent, kafka: &mut Kafka, path: &Path, random: &mut u64) -> Agent {
     match round % 6 {
         1 => {
             kafka.kill();
@@ -243,7 +243,7 @@ fn lose(path: &Path, names: &[&str]) {
 fn a_store_that_begins_again_takes_nothing_for_delivered() {
     let directory = Directory::new();
     let path = directory.path();
-    let mut kafka = servers::kafka(path);
+    let mut kafka = Kafka::start(path);
     // Kept seven days and then forgotten: not what a cursor wants.
     let mut topic = Command::new("kcat");
     topic.args(["-b", &format!("127.0.0.1:{}", kafka.port), "-P", "-t", "plain_control", "-Z", "weir.toml"]).current_dir(path);

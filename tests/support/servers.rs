@@ -152,32 +152,100 @@ const QUICK_JAVA: [&str; 2] = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 /// Apache Kafka, one node. It keeps everything: the readings of tests are years old, and by their age it would delete them.
 pub fn kafka(directory: &Path) -> Server {
     let (port, controller) = (free_port(), free_port());
-    let data = directory.join("kafka-data");
-    let config = directory.join("server.properties");
-    fs::write(
-        &config,
-        format!(
-            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\nlisteners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\nadvertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\nlistener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\nlog.dirs={}\nnum.partitions=1\noffsets.topic.num.partitions=4\noffsets.topic.replication.factor=1\ntransaction.state.log.num.partitions=4\ntransaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\nlog.flush.interval.messages=1\nbroker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=500\nlog.retention.ms=-1\n",
-            data.display()
+    let server = kafka_node(
+        directory,
+        "kafka",
+        port,
+        &format!(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\nlisteners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n{}",
+            broker_lines(port)
         ),
+    );
+    kafka_answers(port);
+    server
+}
+
+/// Apache Kafka with its controller apart, for tests that kill the broker while transactions are under way.
+///
+/// A killed node that is its own controller replays that it leads its partitions, takes up the transactions whose markers are to be written,
+/// and drops those markers when its former registration times out, for then no partition has a leader: committed messages that no reader
+/// of such sees (Kafka 4.3.1). In a cluster the controller has long noticed the death when the broker is back, and so it has here.
+pub struct Kafka {
+    broker: Server,
+    _controller: Server,
+    log: PathBuf,
+    deaths: usize,
+    pub port: u16,
+}
+
+impl Kafka {
+    pub fn start(directory: &Path) -> Self {
+        let (port, controller_port) = (free_port(), free_port());
+        let voters = format!("controller.quorum.voters=100@127.0.0.1:{controller_port}\n");
+        let controller = kafka_node(
+            directory,
+            "controller",
+            controller_port,
+            &format!("process.roles=controller\nnode.id=100\n{voters}listeners=CONTROLLER://127.0.0.1:{controller_port}\n{BOTH_LINES}"),
+        );
+        let broker = kafka_node(
+            directory,
+            "kafka",
+            port,
+            &format!("process.roles=broker\nnode.id=1\n{voters}listeners=PLAINTEXT://127.0.0.1:{port}\n{}", broker_lines(port)),
+        );
+        kafka_answers(port);
+        Self { broker, _controller: controller, log: directory.join("controller.log"), deaths: 0, port }
+    }
+
+    /// `kill -9` of the broker.
+    pub fn kill(&mut self) {
+        self.deaths = self.noticed();
+        self.broker.kill();
+    }
+
+    /// Starts the broker again when the controller has noticed its death.
+    pub fn restart(&mut self) {
+        eventually("the controller notices the broker's death", || (self.noticed() > self.deaths).then_some(()));
+        self.broker.restart();
+    }
+
+    fn noticed(&self) -> usize {
+        fs::read_to_string(&self.log).expect("the controller's log").matches("Fencing broker 1 ").count()
+    }
+}
+
+/// What broker and controller have to agree on.
+const BOTH_LINES: &str = "controller.listener.names=CONTROLLER\nlistener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\nbroker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=500\n";
+
+fn broker_lines(port: u16) -> String {
+    format!(
+        "{BOTH_LINES}advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ninter.broker.listener.name=PLAINTEXT\nnum.partitions=1\noffsets.topic.num.partitions=4\noffsets.topic.replication.factor=1\ntransaction.state.log.num.partitions=4\ntransaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\nlog.flush.interval.messages=1\nlog.retention.ms=-1\n"
     )
-    .expect("Kafka's configuration is written");
+}
+
+/// One process of Kafka, listening on `port`: its files begin with `name`.
+fn kafka_node(directory: &Path, name: &str, port: u16, lines: &str) -> Server {
+    let (config, data) = (directory.join(format!("{name}.properties")), directory.join(format!("{name}-data")));
+    fs::write(&config, format!("{lines}log.dirs={}\n", data.display())).expect("Kafka's configuration is written");
     let class_path = format!("{}/*", cache().join("kafka-4.3.1/lib").display());
-    let log = directory.join("kafka.log");
+    let log = directory.join(format!("{name}.log"));
     let mut format = Command::new("java");
     format
         .args(QUICK_JAVA)
         .args(["-cp", &class_path, "kafka.tools.StorageTool", "format", "--cluster-id", "AAAAAAAAQACAAAAAAAAAAQ", "--config"])
         .arg(&config);
     assert!(ended(&mut quiet(&mut format, &log), "the formatter").success(), "Kafka's storage is formatted: {}", log.display());
-    let server = Server::new(port, move || {
+    Server::new(port, move || {
         quiet(Command::new("java").args(QUICK_JAVA).args(["-Xms256m", "-Xmx512m", "-cp", &class_path, "kafka.Kafka"]).arg(&config), &log)
-    });
+    })
+}
+
+fn kafka_answers(port: u16) {
     eventually("Kafka answers", || {
         let answer = bounded().args(["kcat", "-b", &format!("127.0.0.1:{port}"), "-L", "-m", "1"]).output().ok()?;
         answer.status.success().then_some(())
     });
-    server
 }
 
 /// Everything in a topic, one line per record.
