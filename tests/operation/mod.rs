@@ -5,6 +5,7 @@ mod delivery;
 mod overload;
 mod power_fail;
 mod reload;
+mod watchdog;
 mod writes;
 
 use std::{

@@ -83,20 +83,12 @@ impl CoreThread {
         let mut armed = i64::MAX;
         let mut waiting = Waiting::default();
         let mut last_checkpoint = None;
-        let watchdog = notify::watchdog_interval().map(|d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX));
-        let mut fed_at = self.clock.now().steady;
         self.core.start(self.clock.now(), &mut effects);
         self.perform(&mut effects, &mut armed);
         loop {
             let mut busy = self.take_messages(&mut effects, &mut armed, &mut waiting, &mut last_checkpoint);
             busy |= self.take_batches(&mut effects, &mut armed, waiting.hurries());
             let now = self.clock.now();
-            if let Some(interval) = watchdog
-                && now.steady - fed_at >= interval
-            {
-                notify::watchdog();
-                fed_at = now.steady;
-            }
             if armed <= now.steady {
                 armed = i64::MAX;
                 self.core.step(now, Event::Time, &mut effects);
@@ -118,8 +110,7 @@ impl CoreThread {
                 self.perform(&mut effects, &mut armed);
                 continue;
             }
-            let deadline = watchdog.map_or(armed, |interval| armed.min(fed_at + interval));
-            sleep(deadline.saturating_sub(self.clock.now().steady));
+            sleep(armed.saturating_sub(self.clock.now().steady));
         }
     }
 
@@ -154,6 +145,7 @@ impl CoreThread {
                 Message::Settle(reply) => waiting.settle.push(reply),
                 Message::Finish(reply) => waiting.finish.push(reply),
                 Message::Checkpoint(reply) => self.checkpoint(reply, effects, armed, waiting),
+                Message::Alive => notify::watchdog(),
                 Message::End => waiting.ending = true,
             }
         }

@@ -1,13 +1,16 @@
 //! How everybody else talks to the core thread: a channel and a wake-up.
 
-use std::sync::{Arc, OnceLock, mpsc};
+use std::{
+    sync::{Arc, OnceLock, mpsc},
+    time::Duration,
+};
 
 use tokio::sync::oneshot;
 use weir_engine::core::{Event, Ledger};
 use weir_plugin_api::plugin::OutputResume;
 
 /// Longest wait for an answer of a caller that can't await.
-const ANSWER_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// What the core thread is told.
 // Nearly every message is an event: boxing it would cost an allocation each to save bytes in the few others.
@@ -30,6 +33,8 @@ pub enum Message {
     Finish(oneshot::Sender<()>),
     /// Commit and checkpoint what the rings hold and everything before; answer when that is on the disk, or why it is not.
     Checkpoint(oneshot::Sender<Result<(), String>>),
+    /// Everybody else is alive: tell the service manager, if the core is.
+    Alive,
     /// Make a last checkpoint and end the thread.
     End,
 }
@@ -71,6 +76,13 @@ impl CoreHandle {
     /// Sends an event.
     pub fn event(&self, event: Event) -> bool {
         self.send(Message::Event(event))
+    }
+
+    /// Says each `every` that whoever runs this is alive, until the core has ended.
+    pub async fn keep_alive(self, every: Duration) {
+        while self.send(Message::Alive) {
+            tokio::time::sleep(every).await;
+        }
     }
 
     /// Asks for the ledger; `None` when the core has ended.

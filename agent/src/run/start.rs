@@ -36,7 +36,7 @@ use crate::{
         self, System,
         types::{Config, ConfiguredInput},
     },
-    sys::clock::SystemClock,
+    sys::{clock::SystemClock, notify},
 };
 
 type Offers = (Vec<async_mpsc::UnboundedSender<Offered>>, Vec<async_mpsc::UnboundedReceiver<Offered>>);
@@ -102,6 +102,10 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>, wri
         };
         spawn("core", move || thread.run())?
     };
+
+    if let Some(every) = notify::watchdog_interval() {
+        tokio::spawn(handle.clone().keep_alive(every));
+    }
 
     let mut running = Running {
         checkpoints: OnRequest::new(handle.clone(), clock.clone()),

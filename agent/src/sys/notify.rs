@@ -1,4 +1,4 @@
-//! What systemd is told (sd_notify(3)): ready, reloading, stopping, and that the core thread is alive.
+//! What systemd is told (sd_notify(3)): ready, reloading, stopping, and that it is alive.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
-/// The core thread is alive.
+/// It is alive: said by the core thread, each time the other one has told it so, so that neither hangs unnoticed.
 pub fn watchdog() {
     send(&[NotifyState::Watchdog]);
 }
