@@ -76,16 +76,25 @@ fn config(relay: &Relay) -> String {
 
 #[test]
 fn every_reading_of_a_board_on_a_bad_line_arrives_once_or_is_counted_as_lost() {
+    let lines = std::env::var("WEIR_LINES").map_or(1, |lines| lines.parse().expect("WEIR_LINES is a number"));
+    for line in 0..lines {
+        let (seed, harm) = (0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(line + 1), Harm::of(line));
+        println!("line {line}: {harm:?}");
+        bad_line(seed, harm);
+    }
+}
+
+fn bad_line(seed: u64, harm: Harm) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path();
     let mut board = Board::start(path);
-    let relay = Relay::start(board.serial());
+    let relay = Relay::start(board.serial(), seed);
     let began = Instant::now();
     let mut agent = Agent::start(path, &config(&relay));
     await_more(path, 20);
     assert_eq!(count(&agent, "lost_link"), 0, "a good line loses nothing");
 
-    relay.harm(Harm::EVERYTHING);
+    relay.harm(harm);
     await_more(path, 60);
     for _ in 0..3 {
         board.reset();

@@ -29,6 +29,14 @@ impl Harm {
     pub const NONE: Self = Self { drop: 0, flip: 0, double: 0, cut: 0, delay: 0 };
     /// Everything that can happen.
     pub const EVERYTHING: Self = Self { drop: 25, flip: 25, double: 25, cut: 25, delay: 40 };
+    /// That of a line of its own: the first is [`Harm::EVERYTHING`], of the others each kind comes up to three times as often, or seldom.
+    pub fn of(line: u64) -> Self {
+        let once_in = |kind: u64| 8 + (line * 7 + kind * 11) % 41;
+        match line {
+            0 => Self::EVERYTHING,
+            _ => Self { drop: once_in(0), flip: once_in(1), double: once_in(2), cut: once_in(3), delay: 20 + once_in(4) },
+        }
+    }
     /// No line.
     pub const CUT: Self = Self { drop: 1, ..Self::NONE };
 }
@@ -67,15 +75,15 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Begins to pass on what comes from `board`, unharmed.
-    pub fn start(board: &Path) -> Self {
+    /// Begins to pass on what comes from `board`, unharmed; `seed` decides over harm.
+    pub fn start(board: &Path, seed: u64) -> Self {
         let agent = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a pseudo-terminal");
         grantpt(&agent).and_then(|()| unlockpt(&agent)).expect("ours");
         let port = PathBuf::from(ptsname(&agent, Vec::new()).expect("its name").into_string().expect("ASCII"));
         let (near, board) = (raw(&port), raw(board));
         let agent = File::from(agent);
         let done = ["drop", "flip", "double", "cut", "delay"].map(|what| (what, 0)).into();
-        let shared = Arc::new(Mutex::new(Shared { harm: Harm::NONE, done, random: 0x9e37_79b9_7f4a_7c15 }));
+        let shared = Arc::new(Mutex::new(Shared { harm: Harm::NONE, done, random: seed }));
         let both = |file: &File| file.try_clone().expect("a second handle");
         pass(both(&board), both(&agent), &shared);
         pass(agent, board, &shared);
