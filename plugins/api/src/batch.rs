@@ -26,7 +26,7 @@ pub struct InputCounts {
     pub refused_size: u64,
     /// No field but NaN and infinities.
     pub refused_nan: u64,
-    /// The input's table of series was full.
+    /// The input's table of series was full, or that of field names for all its fields.
     pub refused_series: u64,
     /// Taken out by the input's filters.
     pub filtered: u64,

@@ -4,10 +4,12 @@
 //! The hot path is `series` (one hash look-up of the raw bytes before the fields), `begin`, `field` (a guess that is nearly always
 //! right), `end`. Everything that costs, parsing tags, filters, renaming, happens when a raw key is seen for the first time.
 
+mod fields;
 mod message;
 
 use std::{fmt::Display, hash::BuildHasher, ops::Range, sync::Arc};
 
+use fields::{DROPPED_FILTERED, DROPPED_NAMELESS, DROPPED_NAN, FieldId};
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashTable};
 
@@ -161,9 +163,9 @@ struct Interner {
     canonical_bytes: usize,
     contexts: Vec<ContextParts>,
     context_ids: HashMap<String, Context, FixedState>,
-    fields: HashMap<Box<[u8]>, Option<u16>, FixedState>,
+    fields: HashMap<Box<[u8]>, FieldId, FixedState>,
     /// For each field looked up, in order of first sight: its name, its id, and which one followed it last.
-    order: Vec<(Box<[u8]>, Option<u16>, u32)>,
+    order: Vec<(Box<[u8]>, FieldId, u32)>,
     order_ids: HashMap<Box<[u8]>, u32, FixedState>,
     last: usize,
     next_field: u16,
@@ -181,6 +183,7 @@ pub struct Collector {
     refused: Vec<Refused>,
     logged_at: Option<i64>,
     logged_skipped: u64,
+    said_full_at: Option<i64>,
     number: u64,
     open: Option<Open>,
     new_series: Vec<Arc<Series>>,
@@ -209,7 +212,8 @@ struct Open {
     first_text: usize,
     /// Highest field id so far, plus one: a higher one can't have been in this point before.
     fields_end: u32,
-    dropped: u64,
+    /// What fields it lost, as bits.
+    dropped: u8,
 }
 
 impl Collector {
@@ -244,6 +248,7 @@ impl Collector {
             refused: Vec::new(),
             logged_at: None,
             logged_skipped: 0,
+            said_full_at: None,
             number: 0,
             open: None,
             new_series: Vec::new(),
@@ -399,57 +404,6 @@ impl Collector {
         series
     }
 
-    /// Id of a field, `None` when the filters remove it or the table of names is full.
-    #[inline]
-    pub fn field_id(&mut self, name: &[u8]) -> Option<u16> {
-        let interner = &mut self.interner;
-        if let Some((_, _, next)) = interner.order.get(interner.last) {
-            let guess = *next as usize;
-            if let Some((known, id, _)) = interner.order.get(guess)
-                && same(known, name)
-            {
-                interner.last = guess;
-                return *id;
-            }
-        }
-        self.look_up_field(name)
-    }
-
-    #[cold]
-    fn look_up_field(&mut self, name: &[u8]) -> Option<u16> {
-        let interner = &mut self.interner;
-        let at = if let Some(at) = interner.order_ids.get(name) {
-            *at
-        } else {
-            let text = String::from_utf8_lossy(name).into_owned();
-            let id = if !interner.shape.filter.keeps_field(&text) {
-                None
-            } else if let Some(id) = interner.fields.get(text.as_bytes()) {
-                *id
-            } else if interner.next_field == u16::MAX {
-                return None;
-            } else {
-                let id = interner.next_field;
-                interner.next_field += 1;
-                interner.fields.insert(text.as_bytes().into(), Some(id));
-                self.new_fields.push(text.into());
-                Some(id)
-            };
-            if interner.order.len() > 2 * usize::from(u16::MAX) {
-                return id;
-            }
-            let at = interner.order.len() as u32;
-            interner.order.push((name.into(), id, 0));
-            interner.order_ids.insert(name.into(), at);
-            at
-        };
-        if let Some(last) = interner.order.get_mut(interner.last) {
-            last.2 = at;
-        }
-        interner.last = at as usize;
-        interner.order[at as usize].1
-    }
-
     /// Opens a point of `series`; without a time it gets the time it was read.
     #[inline]
     pub fn begin(&mut self, series: u32, time: Option<i64>) {
@@ -485,28 +439,14 @@ impl Collector {
         }
     }
 
-    /// Adds a field to the open point. NaN and infinities are left out and counted.
     #[inline]
-    pub fn field(&mut self, name: &[u8], value: Value<'_>) {
-        match self.field_id(name) {
-            Some(id) => self.field_by_id(id, value),
-            None => {
-                if let Some(open) = &mut self.open {
-                    open.dropped |= 1;
-                }
-            }
-        }
-    }
-
-    /// Adds a field by its id. A field that is in the point already is replaced: the last one wins, as in InfluxDB.
-    #[inline]
-    pub fn field_by_id(&mut self, field: u16, value: Value<'_>) {
+    fn field_by_id(&mut self, field: u16, value: Value<'_>) {
         let Some(open) = &mut self.open else { return };
         if let Value::Float(v) = value
             && !v.is_finite()
         {
             self.counts.dropped_fields += 1;
-            open.dropped |= 2;
+            open.dropped |= DROPPED_NAN;
             return;
         }
         let (kind, bits) = Cell::encode_value(value, &mut self.batch.text);
@@ -536,9 +476,11 @@ impl Collector {
         self.counts.read += 1;
         if self.batch.cells.len() > open.first_cell {
             self.batch.points += 1;
-        } else if open.dropped & 2 != 0 {
+        } else if open.dropped & DROPPED_NAN != 0 {
             self.counts.refused_nan += 1;
-        } else if open.dropped & 1 != 0 {
+        } else if open.dropped & DROPPED_NAMELESS != 0 {
+            self.counts.refused_series += 1;
+        } else if open.dropped & DROPPED_FILTERED != 0 {
             self.counts.filtered += 1;
         } else {
             self.counts.refused_parse += 1;
@@ -575,7 +517,13 @@ impl Collector {
     pub fn skip(&mut self, series: SeriesId) {
         self.counts.read += 1;
         match series {
-            SeriesId::Full => self.counts.refused_series += 1,
+            SeriesId::Full => {
+                self.counts.refused_series += 1;
+                let (series, bytes) = (self.interner.shape.series_max, self.interner.shape.series_max.saturating_mul(SERIES_BYTES));
+                self.say_full(format_args!(
+                    "the table of series is full (`series_max` = {series} in [limits], and {bytes} bytes): points of other series are refused"
+                ));
+            }
             SeriesId::Filtered | SeriesId::Id(_) => self.counts.filtered += 1,
         }
     }
