@@ -10,5 +10,6 @@ mod dedup;
 mod docs;
 mod firmware;
 mod operation;
+mod service;
 mod store_cmd;
 mod support;

@@ -12,7 +12,7 @@ firmware_targets=(thumbv6m-none-eabi thumbv7m-none-eabi thumbv7em-none-eabihf ri
 firmware_packages=(qemu-system-arm)
 rustup target add "${firmware_targets[@]}" >/dev/null 2>&1 || firmware_packages+=(rustc-web cargo-web rust-web-src lld)
 
-packages=("${firmware_packages[@]}" gcc g++ make perl pkg-config curl ca-certificates openssl socat mosquitto mosquitto-clients influxdb kcat maven default-jre-headless python3-venv)
+packages=("${firmware_packages[@]}" gcc g++ make perl pkg-config curl ca-certificates openssl socat mosquitto mosquitto-clients influxdb kcat maven default-jre-headless python3-venv systemd)
 # Builds for other machines, and the virtual one: cross compilers, emulators, and what makes a disk.
 [ "${1:-}" != cross ] || packages+=(
   gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf g++-arm-linux-gnueabihf libc6-dev-armhf-cross
@@ -26,6 +26,8 @@ for package in "${packages[@]}"; do
   case $package in
     default-jre-headless) command -v java >/dev/null && continue ;;
     maven) command -v mvn >/dev/null && continue ;;
+    # For systemd-analyze, which needs none that runs.
+    systemd) command -v systemd-analyze >/dev/null && continue ;;
     python3-venv) python3 -c 'import ensurepip' 2>/dev/null && continue ;;
   esac
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
