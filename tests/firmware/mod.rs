@@ -76,8 +76,9 @@ fn config(relay: &Relay) -> String {
 
 #[test]
 fn every_reading_of_a_board_on_a_bad_line_arrives_once_or_is_counted_as_lost() {
-    let lines = std::env::var("WEIR_LINES").map_or(1, |lines| lines.parse().expect("WEIR_LINES is a number"));
-    for line in 0..lines {
+    let number = |name| std::env::var(name).map(|text| text.parse::<u64>().expect("a number")).ok();
+    let first = number("WEIR_LINE").unwrap_or(0);
+    for line in first..first + number("WEIR_LINES").unwrap_or(1) {
         let (seed, harm) = (0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(line + 1), Harm::of(line));
         println!("line {line}: {harm:?}");
         bad_line(seed, harm);
@@ -103,14 +104,16 @@ fn bad_line(seed: u64, harm: Harm) {
         agent = Agent::spawn_written(path);
         await_more(path, 25);
     }
-    // The board's queue holds some four seconds.
-    relay.harm(Harm::CUT);
-    let cut = Instant::now();
-    eventually("the board's queue has overflowed", || (cut.elapsed() > Duration::from_secs(7)).then_some(()));
     let lost = count(&agent, "lost_link");
-    relay.harm(Harm::NONE);
-    await_more(path, 80);
-    assert!(count(&agent, "lost_link") > lost, "what the queue could not hold is counted");
+    eventually("what the queue could not hold is counted", || {
+        relay.harm(Harm::CUT);
+        let cut = Instant::now();
+        // The board's queue holds some four seconds, or more of those of a busy machine.
+        eventually("the board's queue has overflowed", || (cut.elapsed() > Duration::from_secs(7)).then_some(()));
+        relay.harm(Harm::NONE);
+        await_more(path, 80);
+        (count(&agent, "lost_link") > lost).then_some(())
+    });
 
     let faults = ["missing", "power_on_value", "none"];
     eventually("each fault of the simulated sensors, and its end", || {
