@@ -124,6 +124,30 @@ fn a_reload_keeps_its_status_addresses_from_whoever_holds_on_to_them() {
 }
 
 #[test]
+fn an_input_whose_source_is_away_says_so_until_it_is_back() {
+    let directory = folder();
+    let path = directory.path();
+    let config = "[agent]\ninterval = \"100ms\"\n[[inputs.w1]]\nroot = \"sys\"\n[[inputs.serial]]\nport = \"ttyUSB0\"\ndata_format = \"influx\"\n[[outputs.file]]\nfiles = [\"out.lp\"]\n";
+    let agent = Agent::start(path, config);
+    let input = |index: usize, what: &str| agent.status()["inputs"][index][what].as_u64();
+    eventually("both fail again and again", || {
+        (0..2).all(|i| input(i, "failing") == Some(1) && input(i, "failures") > Some(2)).then_some(())
+    });
+    let said = run(path, &["status", "--socket", "control.sock"], b"");
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert_eq!(text.lines().filter(|line| line.starts_with("input ") && line.contains("failing 1")).count(), 2, "{text}");
+    fs::create_dir_all(path.join("sys/bus/w1/devices")).expect("a bus");
+    eventually("the one works", || (input(0, "failing") == Some(0)).then_some(()));
+    assert_eq!(input(1, "failing"), Some(1));
+    let (_, metrics) = agent.get("/metrics").expect("metrics");
+    assert!(
+        metrics.contains("weir_input_failing{input=\"w1\"} 0") && metrics.contains("weir_input_failing{input=\"serial\"} 1"),
+        "{metrics}"
+    );
+    assert!(metrics.contains("# TYPE weir_input_failures_total counter"), "{metrics}");
+}
+
+#[test]
 fn status_health_and_metrics_answer_on_the_control_socket() {
     let directory = folder();
     append(directory.path(), "m a=1 1700000001000000000\nnonsense\n");

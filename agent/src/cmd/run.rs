@@ -258,6 +258,7 @@ fn serve(running: &Running, status: StatusOptions, options: &RunOptions) -> (Arc
         engine: Arc::clone(&running.engine),
         core: running.core.clone(),
         checkpoints: running.checkpoints.clone(),
+        input_health: running.input_health.clone(),
         health: running.health.clone(),
         writes: running.writes.clone(),
         endurance_bytes: running.endurance_bytes,

@@ -18,7 +18,7 @@ use axum::{
 };
 use tokio::net::{TcpListener, UnixListener};
 use weir_engine::spec::EngineSpec;
-use weir_plugin_api::plugin::Stop;
+use weir_plugin_api::plugin::{InputHealth, Stop};
 
 use crate::run::{CoreHandle, OutputHealth, checkpoint::OnRequest, writes::SharedWrites};
 
@@ -30,6 +30,8 @@ pub struct Shown {
     pub core: CoreHandle,
     /// Checkpoints that are asked for.
     pub checkpoints: OnRequest,
+    /// Sources of inputs.
+    pub input_health: Vec<Arc<InputHealth>>,
     /// Output tasks.
     pub health: Vec<Arc<OutputHealth>>,
     /// What the store has done, and how much is written.

@@ -146,6 +146,10 @@ impl Report {
     pub fn new(ledger: &Ledger, shown: &Shown) -> Self {
         let mut report = Self::of_ledger(ledger);
         report.directory = shown.directory.display().to_string();
+        for (row, health) in report.inputs.iter_mut().zip(&shown.input_health) {
+            row.numbers.insert("failures".into(), health.failures());
+            row.numbers.insert("failing".into(), u64::from(health.is_failing()));
+        }
         for (row, health) in report.outputs.iter_mut().zip(&shown.health) {
             row.numbers.insert("retries".into(), health.retries.load(Ordering::Relaxed));
             row.numbers.insert("dead_letters".into(), health.dead_letters.load(Ordering::Relaxed));

@@ -51,7 +51,7 @@ async fn stream(input: &mut dyn StreamingInput, context: &mut InputContext, once
     let mut backoff = Backoff::new(RESTART.0, RESTART.1, seed);
     loop {
         let started = Instant::now();
-        match input.run(context).await {
+        match run_watched(input, context).await {
             Ok(()) => return Ok(()),
             Err(error) if once || context.stop.is_requested() => return Err(error),
             Err(error) => {
@@ -59,6 +59,7 @@ async fn stream(input: &mut dyn StreamingInput, context: &mut InputContext, once
                     backoff.reset();
                 }
                 let delay = backoff.step();
+                context.health.failed();
                 tracing::warn!(input = %context.name, %error, restart_in = ?delay, "input failed");
                 tokio::select! {
                     () = context.stop.requested() => return Ok(()),
@@ -67,6 +68,22 @@ async fn stream(input: &mut dyn StreamingInput, context: &mut InputContext, once
             }
         }
     }
+}
+
+/// Runs it; one that has failed before works when it goes on for as long as the longest delay.
+async fn run_watched(input: &mut dyn StreamingInput, context: &mut InputContext) -> Result<(), PluginError> {
+    let health = Arc::clone(&context.health);
+    let failures = health.failures();
+    let mut run = input.run(context);
+    tokio::select! {
+        outcome = &mut run => return outcome,
+        () = tokio::time::sleep(RESTART.1), if health.is_failing() => {}
+    }
+    // Unless it says otherwise by itself.
+    if health.failures() == failures {
+        health.works();
+    }
+    run.await
 }
 
 async fn poll(input: &mut dyn PolledInput, context: &mut InputContext, schedule: Schedule, seed: u64) -> Result<(), PluginError> {
@@ -80,6 +97,7 @@ async fn poll(input: &mut dyn PolledInput, context: &mut InputContext, schedule:
     let mut backoff = Backoff::new(RESTART.0, RESTART.1, seed);
     while let Err(error) = input.start(context).await {
         let delay = backoff.step();
+        context.health.failed();
         tracing::warn!(input = %context.name, %error, retry_in = ?delay, "input can't start");
         tokio::select! {
             () = context.stop.requested() => return Ok(()),
@@ -97,11 +115,13 @@ async fn poll(input: &mut dyn PolledInput, context: &mut InputContext, schedule:
         }
         match input.gather(context).await {
             Ok(()) => {
+                context.health.works();
                 if std::mem::take(&mut failing) {
                     tracing::info!(input = %context.name, "input gathers again");
                 }
             }
             Err(error) => {
+                context.health.failed();
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(input = %context.name, %error, "input could not gather");
                 }

@@ -27,7 +27,7 @@ pub mod writes;
 use std::{path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
 
 use tokio::task::JoinSet;
-use weir_plugin_api::plugin::{PluginError, Stop};
+use weir_plugin_api::plugin::{InputHealth, PluginError, Stop};
 use weir_plugins::power_fail::PowerFail;
 
 pub use delivery::OutputHealth;
@@ -57,6 +57,8 @@ pub struct Running {
     pub core: CoreHandle,
     /// Checkpoints that are asked for.
     pub checkpoints: checkpoint::OnRequest,
+    /// How it stands with each input's source.
+    pub input_health: Vec<Arc<InputHealth>>,
     /// What is known of each output and edge action.
     pub health: Vec<Arc<OutputHealth>>,
     /// Names.

@@ -12,7 +12,7 @@ use tokio::{
 use weir_engine::core::{Core, FoundBlock};
 use weir_plugin_api::{
     Collector, Lane,
-    plugin::{AnyAction, AnyInput, InputContext, Notification, OutputResume, Stop},
+    plugin::{AnyAction, AnyInput, InputContext, InputHealth, Notification, OutputResume, Stop},
     ring::{RingReceiver, RingSender, WakeCore, ring},
     time::Clock,
 };
@@ -110,6 +110,7 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>, wri
     let mut running = Running {
         checkpoints: OnRequest::new(handle.clone(), clock.clone()),
         core: handle,
+        input_health: Vec::new(),
         health,
         names,
         engine: Arc::new(config.engine.clone()),
@@ -221,16 +222,18 @@ fn spawn_input(
     clock: &Arc<SystemClock>,
 ) {
     tracing::debug!(input = %input.name, plugin = input.plugin, "input");
-    let flushed = Stop::default();
+    let (flushed, health) = (Stop::default(), Arc::<InputHealth>::default());
     let context = InputContext {
         name: input.name,
         collector: Collector::new(sender, input.shape, clock.clone()),
+        health: Arc::clone(&health),
         resume,
         stop: running.stops.stop.clone(),
         flushed: flushed.clone(),
         drained: running.stops.drained.clone(),
     };
     running.flushed.push(flushed);
+    running.input_health.push(health);
     running.inputs.spawn(inputs::run(input.built.input, context, schedule, seed));
 }
 

@@ -121,12 +121,44 @@ impl Future for StopRequested {
     }
 }
 
+/// How it stands with an input's source, for status and metrics.
+#[derive(Debug, Default)]
+pub struct InputHealth {
+    failing: AtomicBool,
+    failures: AtomicU64,
+}
+
+impl InputHealth {
+    /// The source could not be read, once more.
+    pub fn failed(&self) {
+        self.failing.store(true, Ordering::Relaxed);
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The source is read.
+    pub fn works(&self) {
+        self.failing.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the last try failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Tries that failed since the start.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+}
+
 /// What an input is given.
 pub struct InputContext {
     /// Its name: alias, or plugin name with a number when there are several.
     pub name: String,
     /// Where its points go.
     pub collector: Collector,
+    /// To be told when the source can't be read, and when it can again, by an input that tries again by itself.
+    pub health: Arc<InputHealth>,
     /// Where it stood when the agent went down.
     pub resume: Resume,
     /// Ends the input. It then stops reading, flushes what it has decoded, and returns; acknowledgements still to come are waited for

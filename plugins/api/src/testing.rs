@@ -140,7 +140,15 @@ pub fn collector() -> (Collector, Receiver) {
 
 /// What an input is given, around a collector.
 pub fn context(collector: Collector, resume: Resume) -> InputContext {
-    InputContext { name: "test".into(), collector, resume, stop: Stop::default(), flushed: Stop::default(), drained: Stop::default() }
+    InputContext {
+        name: "test".into(),
+        collector,
+        health: Arc::default(),
+        resume,
+        stop: Stop::default(),
+        flushed: Stop::default(),
+        drained: Stop::default(),
+    }
 }
 
 /// Decodes one whole payload and returns its points as line protocol and what was refused, in words.

@@ -85,6 +85,11 @@ impl Gpio {
                     tracing::warn!(input = %context.name, line, %reason, "a GPIO line can't be had, looking for it; the others are read");
                 }
                 retry.recovered();
+                if missing.is_empty() {
+                    context.health.works();
+                } else {
+                    context.health.failed();
+                }
                 self.read(inputs, context).await
             };
             let error = match over {
@@ -92,6 +97,7 @@ impl Gpio {
                 Over::Closed(closed) => return Err(closed.into()),
                 Over::Lost(error) => error,
             };
+            context.health.failed();
             if retry.tell() {
                 tracing::warn!(input = %context.name, reason = %error, "no GPIO lines, looking for them");
             }
@@ -125,6 +131,11 @@ impl Gpio {
                 () = tokio::time::sleep_until(again_at), if !is_whole => {
                     self.look_again(&mut inputs, &context.name);
                     is_whole = self.is_whole(&inputs);
+                    if is_whole {
+                        context.health.works();
+                    } else {
+                        context.health.failed();
+                    }
                     again_at = Instant::now() + retry.next_wait();
                     Ok(())
                 }

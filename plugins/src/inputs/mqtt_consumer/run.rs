@@ -144,6 +144,7 @@ impl Consumer {
                 Err(error) => Over::Connection(error),
                 Ok(mut connection) => {
                     let session_present = connection.broker.session_present;
+                    context.health.works();
                     tracing::info!(input = %context.name, %server, version = ?connection.version, session_present, "connected");
                     let forgets = table.connected(session_present);
                     self.flow.ever_subscribed &= session_present;
@@ -176,6 +177,7 @@ impl Consumer {
                 return Err(closed.into());
             }
             let wait = backoff.next_wait();
+            context.health.failed();
             tracing::warn!(input = %context.name, %server, reason = %over, retry_ms = wait.as_millis() as u64, "no connection to the broker");
             tokio::select! {
                 biased;

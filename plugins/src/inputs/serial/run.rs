@@ -69,6 +69,7 @@ impl Serial {
             let reason = match self.settings.open() {
                 Err(error) => error.to_string(),
                 Ok(port) => {
+                    context.health.works();
                     tracing::info!(input = %context.name, port = %self.settings.path, "port opened");
                     let over = match &mut self.reading {
                         Reading::Pieces(pieces) => pieces.read(port, context, &mut retry).await,
@@ -82,6 +83,7 @@ impl Serial {
                     }
                 }
             };
+            context.health.failed();
             if retry.tell() {
                 tracing::warn!(input = %context.name, port = %self.settings.path, reason, "no serial port, looking for it");
             }
