@@ -14,6 +14,9 @@ use super::backoff::{Backoff, Random};
 /// First and longest delay before a failed input is started again.
 const RESTART: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
+/// A gather that takes longer is told of: bus and file systems can keep whoever reads for ever.
+const SLOW: Duration = Duration::from_secs(30);
+
 /// When a polled input is asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
@@ -113,7 +116,7 @@ async fn poll(input: &mut dyn PolledInput, context: &mut InputContext, schedule:
             () = context.stop.requested() => return Ok(()),
             () = tokio::time::sleep_until(at) => {}
         }
-        match input.gather(context).await {
+        match gather_watched(input, context, SLOW).await {
             Ok(()) => {
                 context.health.works();
                 if std::mem::take(&mut failing) {
@@ -139,6 +142,19 @@ async fn poll(input: &mut dyn PolledInput, context: &mut InputContext, schedule:
     }
 }
 
+/// Gathers, and tells of it when that takes longer than `slow`.
+async fn gather_watched(input: &mut dyn PolledInput, context: &mut InputContext, slow: Duration) -> Result<(), PluginError> {
+    let (name, health) = (context.name.clone(), Arc::clone(&context.health));
+    let mut gather = input.gather(context);
+    tokio::select! {
+        outcome = &mut gather => return outcome,
+        () = tokio::time::sleep(slow) => {}
+    }
+    health.failed();
+    tracing::warn!(input = %name, after = ?slow, "input still gathers: what it reads does not answer");
+    gather.await
+}
+
 /// Time to the first gather.
 fn first(schedule: &Schedule, clock: &dyn Clock) -> Duration {
     if !schedule.round {
@@ -147,4 +163,42 @@ fn first(schedule: &Schedule, clock: &dyn Clock) -> Duration {
     let interval = i64::try_from(schedule.interval.as_nanos()).unwrap_or(i64::MAX).max(1);
     let rest = (interval - clock.wall().rem_euclid(interval)) % interval;
     Duration::from_nanos(u64::try_from(rest).unwrap_or(0)) + schedule.offset
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_plugin_api::{
+        plugin::BoxFuture,
+        position::Resume,
+        testing::{collector, context},
+    };
+
+    use super::*;
+
+    /// Reads what never answers.
+    struct Stuck;
+
+    impl PolledInput for Stuck {
+        fn gather<'a>(&'a mut self, _: &'a mut InputContext) -> BoxFuture<'a, Result<(), PluginError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_gather_that_does_not_end_is_told_of() {
+        let (collector, _receiver) = collector();
+        let mut context = context(collector, Resume::default());
+        let health = Arc::clone(&context.health);
+        let mut input = Stuck;
+        let told = async {
+            while !health.is_failing() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            outcome = gather_watched(&mut input, &mut context, Duration::from_millis(5)) => panic!("it ended: {outcome:?}"),
+            outcome = tokio::time::timeout(Duration::from_secs(20), told) => outcome.expect("it is told of"),
+        }
+        assert_eq!(health.failures(), 1);
+    }
 }

@@ -38,6 +38,9 @@ pub(crate) trait Scan: Send {
 /// Values remembered at most: sensors that a bad contact makes up, each with a number of its own, must not fill the memory.
 const KNOWN_MAX: usize = 4096;
 
+/// Lines for the log from one scan at most: what says the same of every sensor is said of the first.
+const LINES_MAX: u32 = 8;
+
 /// What is remembered of a value.
 #[derive(Clone, Copy, Debug)]
 struct Known {
@@ -51,6 +54,8 @@ pub(crate) struct Sensing<S> {
     measurement: &'static str,
     scan: Arc<Mutex<S>>,
     scans: u64,
+    /// Lines this scan gave the log, those that were left out included.
+    lines: u32,
     /// Values that were found, by their tags and field.
     known: BTreeMap<(Tags, String), Known>,
 }
@@ -58,11 +63,12 @@ pub(crate) struct Sensing<S> {
 impl<S: Scan + 'static> Sensing<S> {
     /// Points are called `measurement`, those of faults `<measurement>_fault`.
     pub(crate) fn new(measurement: &'static str, scan: S) -> Self {
-        Self { measurement, scan: Arc::new(Mutex::new(scan)), scans: 0, known: BTreeMap::new() }
+        Self { measurement, scan: Arc::new(Mutex::new(scan)), scans: 0, lines: 0, known: BTreeMap::new() }
     }
 
     fn write(&mut self, found: Vec<Found>, input: &str, out: &mut Collector) {
         self.scans += 1;
+        self.lines = 0;
         let mut rest = &found[..];
         while let Some(first) = rest.first() {
             let len = rest.iter().take_while(|other| other.tags == first.tags).count();
@@ -82,6 +88,9 @@ impl<S: Scan + 'static> Sensing<S> {
             }
         }
         self.tell_of_gone(input, out);
+        if self.lines > LINES_MAX {
+            tracing::warn!(input, more = self.lines - LINES_MAX, "more sensors failed, recovered or are gone");
+        }
         if self.known.len() > KNOWN_MAX {
             let scans = self.scans;
             self.known.retain(|_, known| known.found_in == scans);
@@ -93,14 +102,20 @@ impl<S: Scan + 'static> Sensing<S> {
         let new = Known { fault: found.value.err(), found_in: self.scans };
         let before = self.known.insert((found.tags.clone(), found.field.clone()), new).and_then(|known| known.fault);
         match new.fault {
-            Some(fault) if before != Some(fault) => {
+            Some(fault) if before != Some(fault) && self.logs() => {
                 tracing::warn!(input, sensor = ?tags, field = %found.field, %fault, "a sensor has a fault");
             }
-            None if before.is_some() => tracing::info!(input, sensor = ?tags, field = %found.field, "a sensor is well again"),
-            None => return,
-            Some(_) => {}
+            None if before.is_none() => return,
+            None if self.logs() => tracing::info!(input, sensor = ?tags, field = %found.field, "a sensor is well again"),
+            _ => {}
         }
         write_fault(self.measurement, tags, &found.field, new.fault.unwrap_or(Fault::None), out);
+    }
+
+    /// Whether the log takes another line of this scan.
+    fn logs(&mut self) -> bool {
+        self.lines += 1;
+        self.lines <= LINES_MAX
     }
 
     /// Tells once of what was found before and is not found any more.
@@ -111,7 +126,10 @@ impl<S: Scan + 'static> Sensing<S> {
             }
             known.fault = Some(Fault::Missing);
             let tags = borrowed(tags);
-            tracing::warn!(input, sensor = ?tags, field, "a sensor is gone");
+            self.lines += 1;
+            if self.lines <= LINES_MAX {
+                tracing::warn!(input, sensor = ?tags, field, "a sensor is gone");
+            }
             write_fault(self.measurement, &tags, field, Fault::Missing, out);
         }
     }
