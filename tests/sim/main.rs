@@ -3,7 +3,7 @@
 //! every reading is counted once, and every result arrives.
 //!
 //! `WEIR_SIM_SEED=n` repeats one seed, `WEIR_SIM_SEEDS=n` runs that many of either kind, `WEIR_SIM_MINUTES=n` runs new ones for that long
-//! (from the seed `WEIR_SIM_FIRST=n` on, where it is set), `WEIR_SIM_SHORT=n` lets that many short lives end at every effect,
+//! (from the seed `WEIR_SIM_FIRST=n` on, where it is set; `WEIR_SIM_ONLY="stateless: true"`: only such whose plan says so), `WEIR_SIM_SHORT=n` lets that many short lives end at every effect,
 //! `WEIR_SIM_TRACE=1` prints every step.
 //!
 //! | module | holds |
@@ -126,7 +126,8 @@ fn what_was_promised_survives_and_every_result_arrives() {
         let end = Instant::now() + Duration::from_secs(60 * minutes);
         let never_yet = || WIDEST + std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs() << 20);
         let first = number("WEIR_SIM_FIRST").unwrap_or_else(never_yet);
-        run((first..).take_while(|_| Instant::now() < end).map(Plan::of));
+        let only = std::env::var("WEIR_SIM_ONLY").unwrap_or_default();
+        run((first..).take_while(|_| Instant::now() < end).map(Plan::of).filter(|plan| format!("{plan:?}").contains(&only)));
         return;
     }
     let count = number("WEIR_SIM_SEEDS").unwrap_or(SEEDS);

@@ -10,7 +10,7 @@ use weir_engine::{
     codec::record,
     core::BlockMeta,
     operators::{
-        Operators,
+        Floors, Operators,
         reference::{self, Reference},
     },
     record::Record,
@@ -61,7 +61,7 @@ impl Block {
     }
 
     fn last(&self) -> u64 {
-        self.meta.first_record + u64::from(self.meta.records) - 1
+        last(&self.meta)
     }
 }
 
@@ -73,6 +73,64 @@ pub struct Committed {
     open: Vec<Taken>,
     /// The configuration of the last start that found no state: it is all there is where the record that named the first one is lost.
     began: Option<Arc<EngineSpec>>,
+    /// Where that start had windows begin.
+    above: Above,
+}
+
+/// Above which windows begin.
+#[derive(Debug, Default)]
+pub enum Above {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Floors of a record.
+    These(Floors),
+    /// Those the start made up, and says in a record behind this one.
+    Behind(u64),
+}
+
+impl Above {
+    /// What a start without a state goes by: floors behind the last gap, or those before it, or its own where there was a state once.
+    pub fn of(blocks: &[(BlockMeta, &[u8])], had_state: bool) -> Self {
+        let behind_gap = |at: &usize| *at == 0 || blocks[*at].0.first_record > last(&blocks[at - 1].0) + 1;
+        let gap = (0..blocks.len()).rev().find(behind_gap).unwrap_or(0);
+        if gap == 0 && blocks.first().is_some_and(|(meta, _)| meta.first_record == 1) {
+            // With the first record a start says what it made up without any journal.
+            return match floors_in(&blocks[0].0, blocks[0].1) {
+                Some((1, floors)) => Self::These(floors),
+                _ => Self::Nothing,
+            };
+        }
+        let floors = |at: usize| Some(floors_in(&blocks[at].0, blocks[at].1)?.1);
+        match (gap..blocks.len()).chain((0..gap).rev()).find_map(floors) {
+            Some(floors) => Self::These(floors),
+            None if had_state => Self::Behind(blocks.last().map_or(0, |(meta, _)| last(meta))),
+            None => Self::Nothing,
+        }
+    }
+}
+
+fn last(meta: &BlockMeta) -> u64 {
+    meta.first_record + u64::from(meta.records) - 1
+}
+
+/// The first floors that a block says, and with which record.
+fn floors_in(meta: &BlockMeta, bytes: &[u8]) -> Option<(u64, Floors)> {
+    let (mut table, mut found) = (SeriesTable::new(EngineSpec::default().limits.series_max), None);
+    let _ = record::decode(meta, bytes, 0, &mut table, &[], &[], |sequence, _, record, _| {
+        if let Record::Floors { common, groups } = record {
+            found.get_or_insert_with(|| (sequence, Floors { common: *common, groups: groups.to_vec() }));
+        }
+    });
+    found
+}
+
+/// Whether a record leaves the operators alone.
+fn is_aside(record: &Record<'_>) -> bool {
+    matches!(
+        record,
+        Record::Config { .. } | Record::Delivered { .. } | Record::Expired { .. } | Record::Thinned { .. } | Record::Floors { .. }
+    )
 }
 
 /// A point as text.
@@ -154,8 +212,20 @@ impl Committed {
     }
 
     /// A start found no state and goes by this configuration until a record names another.
-    pub fn begin_with(&mut self, spec: &Arc<EngineSpec>) {
-        self.began = Some(Arc::clone(spec));
+    pub fn begin_with(&mut self, spec: &Arc<EngineSpec>, above: Above) {
+        (self.began, self.above) = (Some(Arc::clone(spec)), above);
+    }
+
+    /// The floors it began above.
+    fn floors(&self) -> Floors {
+        match &self.above {
+            Above::Nothing => Floors::default(),
+            Above::These(floors) => floors.clone(),
+            Above::Behind(record) => {
+                let mut made = self.blocks.iter().filter(|block| block.meta.first_record > *record);
+                made.find_map(|block| floors_in(&block.meta, &block.bytes)).unwrap_or_default().1
+            }
+        }
     }
 
     /// The configuration the first record found, and its order.
@@ -216,9 +286,10 @@ impl Committed {
         let (mut spec, mut order) = self.beginning(first);
         let mut table = SeriesTable::new(spec.limits.series_max);
         let (mut operators, mut results) = (Operators::new(Arc::clone(&spec)), Results::default());
+        operators.start_above(&self.floors());
         for block in &self.blocks {
             block.decode(&spec, &mut table, |sequence, stamp, record, table| {
-                if matches!(record, Record::Config { .. } | Record::Delivered { .. } | Record::Expired { .. } | Record::Thinned { .. }) {
+                if is_aside(record) {
                     return;
                 }
                 results.start_record(sequence);
@@ -300,6 +371,8 @@ impl Committed {
         for (index, window) in began.windows.iter().enumerate() {
             let name = window.name.clone();
             let mut naive = Reference::new(window.clone(), began.time.clone());
+            let floors = self.floors();
+            naive.start_above(floors.common, &floors.groups);
             let (mut wanted, mut anew) = (Vec::new(), false);
             self.each(first, |_, stamp, record, table| {
                 if let Record::Config { spec: edited } = record {
@@ -308,7 +381,7 @@ impl Committed {
                     naive.edit(edited);
                 }
                 let points = if let Record::Batch(batch) = record { numeric(batch, table) } else { Vec::new() };
-                if !matches!(record, Record::Config { .. } | Record::Delivered { .. } | Record::Expired { .. } | Record::Thinned { .. }) {
+                if !is_aside(record) {
                     naive.record(stamp.observed, &points);
                 }
                 if matches!(record, Record::Finish) {
@@ -384,19 +457,23 @@ fn alike(a: &str, b: &str) -> bool {
         })
 }
 
+/// What a window's result replaces, each with how many points it is made of.
+pub fn counts(result: &str) -> impl Iterator<Item = (String, i64)> {
+    let mut words = result.split(' ').skip(1).filter(|_| result.contains("complete="));
+    let (series, fields, time) = (words.next().unwrap_or_default(), words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let counted = fields.split(',').filter(|f| f.contains("_count=")).filter_map(|field| field.split_once("=Int("));
+    counted.map(move |(name, count)| (format!("{series} {time} {name}"), count.trim_end_matches(')').parse().unwrap_or(0)))
+}
+
 /// A window's result is only ever replaced by one of as many points or more: `results` in the order of their identities.
 ///
 /// # Errors
 /// The first result that takes something back.
 pub fn check_replacements<'a>(results: impl Iterator<Item = &'a str>) -> Result<(), String> {
-    let mut counts: BTreeMap<(String, String), (i64, &str)> = BTreeMap::new();
-    for result in results.filter(|r| r.contains("complete=")) {
-        let mut words = result.split(' ').skip(1);
-        let (Some(series), Some(fields), Some(time)) = (words.next(), words.next(), words.next()) else { continue };
-        for field in fields.split(',').filter(|f| f.contains("_count=")) {
-            let Some((name, count)) = field.split_once("=Int(") else { continue };
-            let count: i64 = count.trim_end_matches(')').parse().unwrap_or(0);
-            let before = counts.insert((format!("{series} {time}"), name.to_owned()), (count, result));
+    let mut newest: BTreeMap<String, (i64, &str)> = BTreeMap::new();
+    for result in results {
+        for (place, count) in counts(result) {
+            let before = newest.insert(place, (count, result));
             if let Some((more, before)) = before.filter(|(more, _)| *more > count) {
                 return Err(format!("{before} with {more} points was replaced by {result}"));
             }

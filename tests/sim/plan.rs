@@ -64,6 +64,8 @@ pub enum Bug {
     PlacesKept,
     /// What waits in the outbox is left there when every checkpoint is lost.
     OutboxForgotten,
+    /// Without a state nobody asks how far windows had come.
+    FloorsForgotten,
     /// A destination that has results of a record that was lost takes others of its number for them.
     LostLifeBelieved,
 }
@@ -259,6 +261,7 @@ impl Plan {
             Bug::ThinnedForgotten => Self { thins: true, batches: 120, ..plain },
             Bug::BacklogUntold | Bug::PlacesKept => Self { edits: true, changing: true, batches: 120, ..plain },
             Bug::OutboxForgotten => Self { stateless: true, knowing: false, batches: 120, ..plain },
+            Bug::FloorsForgotten => Self { stateless: true, knowing: false, batches: 120, ..plain },
             Bug::LostLifeBelieved => Self { telling: true, knowing: true, durability: Durability::None, ..plain },
             Bug::SyncsUntold => Self { thrifty: true, calm: true, ..plain },
             _ => plain,

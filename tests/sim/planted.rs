@@ -136,6 +136,11 @@ fn an_outbox_that_is_left_alone_without_a_state_is_found() {
 }
 
 #[test]
+fn floors_that_are_not_asked_for_without_a_state_are_found() {
+    found(Bug::FloorsForgotten);
+}
+
+#[test]
 fn a_destination_that_believes_in_a_lost_life_is_found() {
     found(Bug::LostLifeBelieved);
 }

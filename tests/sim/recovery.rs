@@ -22,7 +22,7 @@ use super::{
     disk::{Disk, core_found, core_meta},
     edits,
     naive::check_transitions,
-    oracle::{Place, check_replacements, content},
+    oracle::{Above, Place, check_replacements, content},
     plan::{Bug, Trouble},
     simulator::{self, Simulator, is_hasty},
     world::{self, INPUTS, MS},
@@ -225,6 +225,7 @@ impl Simulator {
             return Err(format!("the outbox holds {beyond:?}, the checkpoint knows nothing behind {ends:?}"));
         }
         let outbox: Vec<_> = outbox.iter().map(core_found).collect();
+        let had_state = !outbox.is_empty() || damage.iter().any(|d| d.place.starts_with("checkpoint"));
         if self.plan.edits && self.other.once_in(4) {
             self.seen.edits += 1;
             self.spec = Arc::new(edits::edit(&self.spec, &self.plan, &mut self.other));
@@ -245,12 +246,17 @@ impl Simulator {
                 Core::restore(Arc::clone(&self.spec), &c.state, &outbox, self.now()).map_err(|e| format!("state: {e}"))?
             }
             None => {
-                self.committed.begin_with(&self.spec);
+                let journal: Vec<_> = blocks.iter().map(|b| (core_meta(&b.meta), b.bytes.as_slice())).collect();
+                self.committed.begin_with(&self.spec, Above::of(&journal, had_state));
                 Core::new(Arc::clone(&self.spec), self.now())
             }
         };
         if !has_state && !outbox.is_empty() {
             self.adopt_outbox(&blocks, &outbox);
+        }
+        if !has_state && self.plan.bug != Some(Bug::FloorsForgotten) {
+            let journal = blocks.iter().map(|b| (core_meta(&b.meta), b.bytes.as_slice()));
+            self.core.start_above(self.now(), journal, had_state);
         }
         for block in &blocks {
             self.core.replay(&core_meta(&block.meta), &block.bytes).map_err(|e| format!("block {:?}: {e}", block.meta))?;
@@ -586,6 +592,10 @@ impl Simulator {
         if self.disturbed.is_empty() {
             check_transitions(arrived.values().map(String::as_str)).map_err(|e| format!("output {output}: {e}"))?;
             check_replacements(arrived.values().map(String::as_str)).map_err(|e| format!("output {output}: {e}"))?;
+        }
+        // Losing every state takes nothing back either. Of what is given up an older result may come again, and the newer one not.
+        if !self.plan.may_give_up() && (self.disturbed.is_empty() || self.plan.stateless) {
+            self.sinks[output].check_windows().map_err(|e| format!("output {output}: {e}"))?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use weir_engine::record::DeliveryCounts;
 use weir_plugin_api::{Chunk, Identity, Lane, plugin::OutputResume};
 
 use super::{
-    oracle::{Place, content},
+    oracle::{Place, content, counts},
     plan::Bug,
     world::Random,
 };
@@ -67,6 +67,8 @@ pub struct Sink {
     pub arrived_at: BTreeMap<Identity, u64>,
     /// How many there are now.
     pub records: u64,
+    /// How many points the result of a window has, and the most it ever had.
+    windows: BTreeMap<String, (i64, i64)>,
     /// Points that arrived again.
     pub repeated: u64,
     token: u64,
@@ -93,6 +95,7 @@ impl Sink {
             disturbed: 0,
             arrived: BTreeMap::new(),
             arrived_at: BTreeMap::new(),
+            windows: BTreeMap::new(),
             records: 0,
             repeated: 0,
             token: 0,
@@ -139,6 +142,15 @@ impl Sink {
     /// Whether it has done what it was given, and wants more.
     pub fn is_idle(&self) -> bool {
         self.lanes.iter().all(|task| task.pending.is_empty() && task.wanted)
+    }
+
+    /// In the end no window's result has fewer points than it once had.
+    ///
+    /// # Errors
+    /// The first one that has.
+    pub fn check_windows(&self) -> Result<(), String> {
+        let poorer = self.windows.iter().find(|(_, (now, most))| now < most);
+        poorer.map_or(Ok(()), |(window, (now, most))| Err(format!("{window} had {most} points, and has {now}")))
     }
 
     /// The core offers what was wanted.
@@ -223,6 +235,10 @@ impl Sink {
             self.arrived_at.insert(identity, self.records);
         }
         let content = content(chunk, index, lane);
+        for (window, count) in counts(&content) {
+            let (now, most) = self.windows.entry(window).or_default();
+            (*now, *most) = (count, count.max(*most));
+        }
         let Some(before) = self.arrived.insert((lane, identity), content.clone()) else { return Ok(()) };
         self.repeated += 1;
         if self.knowing && identity.record > self.disturbed {

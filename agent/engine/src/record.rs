@@ -1,6 +1,8 @@
 //! What the journal holds, and so all the engine ever learns.
 
-use weir_plugin_api::{Cell, Identity, InputCounts, Lane, Position};
+use std::sync::Arc;
+
+use weir_plugin_api::{Cell, Identity, InputCounts, Lane, Position, Series};
 
 /// How far the wall clock can be believed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,6 +125,14 @@ pub enum Record<'a> {
         kept: &'a [(Identity, u32)],
         /// How many results that each output waited for are left out.
         points: &'a [(u16, u64)],
+    },
+    /// How far windows had come at a checkpoint: the first record behind it. Only a start that finds no state goes by it, and then from its
+    /// first record on.
+    Floors {
+        /// Time of the newest result there may have been of any group that is not named below; [`i64::MIN`]: there was none.
+        common: i64,
+        /// The same by the series of a group's results. What has points and was not emitted yet counts, too.
+        groups: &'a [(Arc<Series>, i64)],
     },
     /// Something about the agent itself began or ended.
     Condition {

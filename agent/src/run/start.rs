@@ -248,7 +248,7 @@ fn recover(config: &Config, directory: &Path, clock: &SystemClock) -> Result<(St
     let Recovered { checkpoint, blocks, outbox, damage } = recovered;
     let outbox: Vec<FoundBlock> = outbox.iter().map(core_found).collect();
     let spec = Arc::new(config.engine.clone());
-    let has_state = checkpoint.is_some();
+    let (has_state, nothing_waits) = (checkpoint.is_some(), outbox.is_empty());
     let mut core = match checkpoint {
         Some(checkpoint) => Core::restore(spec, &checkpoint.state, &outbox, clock.now())
             .map_err(|error| StartError::State { directory: directory.to_owned(), reason: error.to_string() })?,
@@ -263,6 +263,10 @@ fn recover(config: &Config, directory: &Path, clock: &SystemClock) -> Result<(St
         };
         let read = |block: &FoundBlock| (*block, tries(block));
         core.adopt_outbox(outbox.iter().map(read).collect(), newest);
+    }
+    if !has_state {
+        let had_state = !nothing_waits || damage.iter().any(|d| d.place.starts_with("checkpoint"));
+        core.start_above(clock.now(), blocks.iter().map(|block| (core_meta(&block.meta), block.bytes.as_slice())), had_state);
     }
     let replayed = blocks.len();
     for block in blocks {

@@ -28,6 +28,7 @@ const CONDITION: u8 = 7;
 const CLOCK_OF_BOOT: u8 = 8;
 const CONFIG: u8 = 9;
 const THINNED: u8 = 10;
+const FLOORS: u8 = 11;
 
 /// Indexes within the open block, by id of the engine's table; valid when the stamp is the block's.
 #[derive(Default)]
@@ -102,6 +103,7 @@ impl BlockBuilder {
             Record::Expired { .. } => EXPIRED,
             Record::Condition { .. } => CONDITION,
             Record::Thinned { .. } => THINNED,
+            Record::Floors { .. } => FLOORS,
         };
         self.body.push(tag);
         put_i64(&mut self.body, stamp.observed.wrapping_sub(self.last.observed));
@@ -139,6 +141,14 @@ impl BlockBuilder {
                 for (output, points) in *points {
                     put_u64(&mut self.body, u64::from(*output));
                     put_u64(&mut self.body, *points);
+                }
+            }
+            Record::Floors { common, groups } => {
+                put_i64(&mut self.body, *common);
+                put_u64(&mut self.body, groups.len() as u64);
+                for (series, newest) in *groups {
+                    put_series(&mut self.body, series);
+                    put_i64(&mut self.body, *newest);
                 }
             }
             Record::Condition { condition, subject, active, value } => {
@@ -296,6 +306,14 @@ pub fn decode(
                     points.push((output_id(reader.u64()?), reader.u64()?));
                 }
                 emit(&Record::Thinned { kept: &kept, points: &points });
+            }
+            FLOORS => {
+                let common = reader.i64()?;
+                let mut groups = Vec::new();
+                for _ in 0..reader.count()? {
+                    groups.push((series(&mut reader)?, reader.i64()?));
+                }
+                emit(&Record::Floors { common, groups: &groups });
             }
             BATCH => {
                 let input = input_id(reader.u64()?);

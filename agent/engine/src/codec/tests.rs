@@ -316,6 +316,17 @@ fn a_configuration_and_a_clock_of_a_boot_come_back() {
 }
 
 #[test]
+fn floors_come_back() {
+    let groups = [(Arc::new(Series::from_parts("w", &[("host", "é")])), -7), (Arc::new(Series::from_parts("v", &[])), i64::MAX)];
+    for floors in [Record::Floors { common: i64::MIN, groups: &groups }, Record::Floors { common: 5, groups: &[] }] {
+        let mut builder = BlockBuilder::default();
+        builder.push(7, Stamp { observed: 1, steady: 2 }, &floors);
+        let (meta, bytes) = builder.seal(&table(), &[], &[]);
+        assert!(read(&meta, &bytes).unwrap()[0].ends_with(&format!("{floors:?}")));
+    }
+}
+
+#[test]
 fn a_clock_written_before_boots_had_numbers_is_of_an_unknown_one() {
     let mut builder = BlockBuilder::default();
     builder.push(7, Stamp::default(), &Record::Clock { offset: 9, quality: ClockQuality::Synced, boot: 0 });

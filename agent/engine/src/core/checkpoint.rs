@@ -6,6 +6,7 @@ use weir_plugin_api::{Chunk, Lane};
 
 use super::{
     Core, Effect, Now, OutboxBlock, OutboxPlace,
+    floors::Owed,
     merged::Merged,
     thin::{Smaller, keep},
     waiting::Stored,
@@ -110,6 +111,7 @@ impl Core {
         self.checkpoint.running = Some(self.checkpoint.number);
         self.checkpoint.covers = self.commit.journal_bytes;
         let state = self.snapshot(now);
+        self.owed_floors = Owed::OfNow;
         self.checkpoint.frees = self.free_below(0);
         effects.push(Effect::Checkpoint {
             number: self.checkpoint.number,

@@ -20,6 +20,7 @@ mod configuration;
 mod dedup;
 mod deliver;
 pub mod digest;
+mod floors;
 pub mod ledger;
 mod merged;
 mod pace;
@@ -32,9 +33,9 @@ pub mod thin;
 mod unread;
 pub mod waiting;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use weir_plugin_api::{Batch, Chunk, Identity, InputCounts, Lane, Resume, plugin::OutputResume};
+use weir_plugin_api::{Batch, Chunk, Identity, InputCounts, Lane, Resume, Series, plugin::OutputResume};
 
 use self::{
     checkpoint::CheckpointState,
@@ -42,6 +43,7 @@ use self::{
     commit::Commit,
     condition::Dropping,
     dedup::{Dedup, NameHashes},
+    floors::Owed,
     ledger::InputLine,
     pace::Pace,
     thin::Thinning,
@@ -387,6 +389,10 @@ pub struct Core {
     checkpoint: CheckpointState,
     /// Without a state: results up to here are in the outbox that was found, or nowhere any more; by lane.
     adopted: [Identity; 2],
+    /// The newest results in that outbox, by their series.
+    in_outbox: BTreeMap<String, (Arc<Series>, i64)>,
+    /// Floors that go in front of the next record.
+    owed_floors: Owed,
     /// Records are missing in front of or between those that were replayed.
     gap: bool,
     /// Outbox blocks the state knows and the store has lost.

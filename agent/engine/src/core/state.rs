@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use weir_plugin_api::{Identity, Lane, Resume, plugin::OutputResume, position::MessageId};
+use weir_plugin_api::{Chunk, Identity, Lane, Resume, plugin::OutputResume, position::MessageId};
 
 use super::{
     Core, InputState, Now, OutboxPlace,
@@ -11,6 +11,7 @@ use super::{
     commit::Commit,
     condition::Dropping,
     dedup::{Dedup, NameHashes},
+    floors::Owed,
     ledger::{DamageLine, OutputLine},
     pace::Pace,
     thin::{Kept, Thinning},
@@ -90,6 +91,8 @@ impl Core {
             checkpoint: CheckpointState { freed: [u64::MAX; 2], ..CheckpointState::default() },
             gone: Vec::new(),
             adopted: [Identity::default(); 2],
+            in_outbox: BTreeMap::new(),
+            owed_floors: Owed::Nothing,
             gap: false,
             lost: Vec::new(),
             told: Vec::new(),
@@ -159,6 +162,8 @@ impl Core {
         core.restore_thinned(thinned, outbox)?;
         let (operators, dropped) = Operators::restore(spec, reader.take(reader.left())?, &mut core.table)?;
         core.operators = operators;
+        // Unless the journal has them.
+        core.owed_floors = Owed::OfNow;
         core.dropped = unreadable.into_iter().chain(dropped).collect();
         Ok(core)
     }
@@ -403,9 +408,20 @@ impl Core {
                 self.lines[output].routed += u64::from(*count);
                 self.waiting.lanes[lane].cursors[output].outstanding += u64::from(*count);
             }
+            self.note_in_outbox(&chunk, lane);
             self.adopted[lane] = last;
             self.checkpoint.freed[lane] = 0;
             self.waiting.lanes[lane].stored.push_back(Stored { place: Some(block.place), first, last, counts, ..Stored::default() });
+        }
+    }
+
+    fn note_in_outbox(&mut self, chunk: &Chunk, lane: usize) {
+        for point in (0..chunk.len()).filter(|_| lane == Lane::Results as usize).map(|index| chunk.point(index)) {
+            let (series, time) = (point.series(), point.time());
+            match self.in_outbox.get_mut(series.line()) {
+                Some((_, newest)) => *newest = time.max(*newest),
+                None => drop(self.in_outbox.insert(series.line().to_owned(), (Arc::clone(point.series_arc()), time))),
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use super::{
     BlockMeta, Core, Effect, Event, Now,
     commit::Flight,
     dedup::Dedup,
+    floors::Owed,
     ledger::{Ledger, OperatorLine, OutputLine},
     pace::Pace,
 };
@@ -36,13 +37,22 @@ impl Core {
         let outputs: Vec<&str> = spec.outputs.iter().map(|o| o.name.as_str()).collect();
         // The table is needed beside the rest of the core while the records are applied.
         let mut table = std::mem::replace(&mut self.table, crate::series::SeriesTable::new(0));
-        let mut next = None;
+        let (mut next, mut begin) = (None, meta.first_record);
+        // Whatever was made behind the checkpoint came behind its floors.
+        let owes = self.owed_floors == Owed::OfNow;
         let result = record::decode(meta, bytes, from, &mut table, &inputs, &outputs, |sequence, stamp, record, table| {
             // A run begins with the clocks it found.
-            if sequence == meta.first_record && matches!(record, Record::Clock { .. }) {
+            if sequence == begin && matches!(record, Record::Clock { .. }) {
                 self.commit.note_run();
             }
             self.next_record = sequence + 1;
+            if owes {
+                self.owed_floors = Owed::Nothing;
+            }
+            if matches!(record, Record::Floors { .. }) {
+                begin = sequence + 1;
+                return;
+            }
             if let Record::Config { spec } = record {
                 next = Some(spec.to_vec());
                 return;
@@ -251,6 +261,7 @@ impl Core {
 
     /// Makes a record: encodes it, and applies it.
     pub(super) fn record(&mut self, now: Now, record: &Record<'_>) {
+        self.record_floors(now);
         let stamp = Stamp { observed: self.clock.observed(now), steady: now.steady };
         let sequence = self.next_record;
         self.next_record += 1;
@@ -281,7 +292,7 @@ impl Core {
                 }
             }
             Record::Clock { offset, quality, .. } => self.clock.note(*offset, *quality),
-            Record::Config { .. } => return,
+            Record::Config { .. } | Record::Floors { .. } => return,
             Record::Delivered { output, lane, upto, counts, token } => {
                 let index = usize::from(*output);
                 let Some(line) = self.lines.get_mut(index) else { return };

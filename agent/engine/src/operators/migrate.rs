@@ -38,11 +38,18 @@ impl Operators {
     fn start_windows_above(&mut self, old: &Self) {
         let same = |a: &WindowOperator, b: &WindowOperator| a.window().name == b.window().name && a.meaning() == b.meaning();
         let gone = old.stage.windows.iter().filter(|o| !self.stage.windows.iter().any(|n| same(o, n)));
-        let newest: Vec<Newest> = gone.flat_map(|window| window.newest(&old.stage.partitions)).collect();
+        let (mut newest, mut common) = (Vec::<Newest>::new(), i64::MIN);
+        for window in gone {
+            newest.extend(window.newest(&old.stage.partitions));
+            common = common.max(window.common());
+        }
         for window in &mut self.stage.windows {
             match old.stage.windows.iter().find(|o| same(o, window)) {
                 Some(before) => window.keep_closed(before, &old.stage.partitions),
-                None => window.start_above(&newest),
+                None => {
+                    window.start_above(&newest);
+                    window.start_all_above(common);
+                }
             }
         }
     }

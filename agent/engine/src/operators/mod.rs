@@ -15,6 +15,7 @@
 //! | `route` | which outputs want what |
 //! | [`edit`] | what an edit does to the state, said beforehand |
 //! | `migrate` | the state under another configuration |
+//! | `floors` | below which nothing is emitted again when all state is lost |
 //! | `snapshot` | the state as bytes, and back |
 //! | [`mod@reference`] | the same windows computed naively, to compare with |
 
@@ -22,6 +23,7 @@ pub mod alert;
 mod counts;
 pub mod edit;
 pub mod expr;
+mod floors;
 mod held;
 mod migrate;
 pub mod reference;
@@ -45,6 +47,7 @@ use self::{
 };
 pub use self::{
     counts::{EngineCounts, OperatorCounts},
+    floors::Floors,
     snapshot::{OperatorsSummary, PartSummary, SnapshotError},
     types::{TypeConflict, TypeCounts},
 };
@@ -133,7 +136,12 @@ impl Operators {
                 let (_, out) = self.split(stamp, results);
                 out.alerts.condition((*condition, subject), *active, *value, time, out.results, &out.now);
             }
-            Record::Tick | Record::Config { .. } | Record::Delivered { .. } | Record::Expired { .. } | Record::Thinned { .. } => {}
+            Record::Tick
+            | Record::Config { .. }
+            | Record::Delivered { .. }
+            | Record::Expired { .. }
+            | Record::Thinned { .. }
+            | Record::Floors { .. } => {}
         }
         let (stage, mut out) = self.split(stamp, results);
         stage.end_record(&mut out);

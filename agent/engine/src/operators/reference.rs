@@ -1,7 +1,7 @@
 //! The rules of windows written down a second time, as plainly as they can be: every point is kept, every result computed from
 //! scratch, every group looked at after every change. Slow on purpose; tests and the simulator compare the real thing with it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use weir_plugin_api::{Series, SeriesParts};
 
@@ -77,6 +77,8 @@ pub struct Reference {
     groups: Vec<Group>,
     /// How far groups had come that have ended, and their floors.
     tombstones: BTreeMap<String, (i64, i64)>,
+    /// Floor of groups that nothing is known of.
+    floor: i64,
     observed: i64,
     /// An edit may have made something due.
     edited: bool,
@@ -94,10 +96,23 @@ impl Reference {
             partitions: BTreeMap::new(),
             groups: Vec::new(),
             tombstones: BTreeMap::new(),
+            floor: i64::MIN,
             observed: i64::MIN,
             edited: false,
             outcomes: Vec::new(),
             late: 0,
+        }
+    }
+
+    /// All state was lost: nothing is emitted at or below these times of results, of all groups but those that are named and of these.
+    pub fn start_above(&mut self, common: i64, groups: &[(Arc<Series>, i64)]) {
+        let floor = |time: i64| if time == i64::MIN { time } else { self.last_window(time) + self.window.every };
+        let stones: Vec<(String, (i64, i64))> =
+            groups.iter().map(|(series, time)| (series.line().to_owned(), (i64::MIN, floor(*time)))).collect();
+        self.floor = floor(common);
+        for (series, stone) in stones {
+            let known = self.tombstones.entry(series).or_insert(stone);
+            *known = (*known).max(stone);
         }
     }
 
@@ -109,7 +124,8 @@ impl Reference {
                 |watermark: i64| self.last_window(watermark - self.window.allowed_lateness - self.window.period) + self.window.every;
             let floors: Vec<i64> =
                 self.groups.iter().map(|g| if g.watermark == i64::MIN { i64::MIN } else { whole(g.watermark) }).collect();
-            let ended: Vec<i64> = self.tombstones.values().map(|(watermark, _)| whole(*watermark)).collect();
+            let ended = |watermark: i64| if watermark == i64::MIN { i64::MIN } else { whole(watermark) };
+            let ended: Vec<i64> = self.tombstones.values().map(|(watermark, _)| ended(*watermark)).collect();
             self.groups.iter_mut().zip(floors).for_each(|(group, floor)| group.floor = group.floor.max(floor));
             self.tombstones.values_mut().zip(ended).for_each(|((_, floor), whole)| *floor = whole.max(*floor));
         }
@@ -293,7 +309,7 @@ impl Reference {
         if let Some(known) = self.groups.iter().position(|g| !g.ended && g.series == series) {
             return known;
         }
-        let (watermark, floor) = self.tombstones.remove(series.line()).unwrap_or((i64::MIN, i64::MIN));
+        let (watermark, floor) = self.tombstones.remove(series.line()).unwrap_or((i64::MIN, self.floor));
         let group = Group { watermark, floor, ..new_group(series, self.observed) };
         // The first place that is free.
         let at = self.groups.iter().position(|g| g.ended).unwrap_or(self.groups.len());

@@ -7,6 +7,7 @@ mod commit;
 mod condition;
 mod configuration;
 mod dedup;
+mod floors;
 mod overload;
 mod recovery;
 mod thin;
@@ -82,6 +83,8 @@ pub(super) struct World {
     pub after_checkpoint: Vec<Effect>,
     /// Index of the input whose batches [`World::batch`] makes.
     pub batch_input: u16,
+    /// How old points are when [`World::batch`] brings them, nanoseconds.
+    pub age: i64,
     /// What the core said when it started.
     pub log: Vec<String>,
 }
@@ -102,6 +105,7 @@ impl World {
             segment: 0,
             after_checkpoint: Vec::new(),
             batch_input: 0,
+            age: 0,
             log: Vec::new(),
         };
         world.begin();
@@ -150,7 +154,7 @@ impl World {
                 field: 0,
                 kind: Kind::Float as u8,
                 flags: Cell::START,
-                time: self.now.wall + i as i64 * MS,
+                time: self.now.wall - self.age + i as i64 * MS,
                 value: value.to_bits(),
             })
             .collect();

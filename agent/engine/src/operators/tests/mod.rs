@@ -3,6 +3,7 @@
 
 mod alerts;
 mod clock;
+mod floors;
 mod model;
 mod restart;
 mod types;
@@ -194,6 +195,12 @@ impl World {
         assert_eq!(dropped, Vec::<String>::new());
         assert_eq!(operators.digest(&table), self.operators.digest(&self.table));
         (self.operators, self.table) = (operators, table);
+    }
+
+    /// Everything is forgotten but floors.
+    pub fn lose_state(&mut self, floors: &Floors) {
+        self.operators = Operators::new(Arc::clone(&self.spec));
+        self.operators.start_above(floors);
     }
 
     pub fn counts(&self, operator: &str) -> OperatorCounts {

@@ -143,6 +143,16 @@ impl WindowOperator {
 
     /// The newest results of all groups that sent any.
     pub fn newest(&self, partitions: &Partitions) -> Vec<Newest> {
+        self.newest_of(partitions, |_| i64::MIN)
+    }
+
+    /// The newest results of all groups that sent any or have points for one.
+    pub fn reached(&self, partitions: &Partitions) -> Vec<Newest> {
+        self.newest_of(partitions, |group| group.panes.last().map_or(i64::MIN, |pane| pane.start.saturating_add(self.grid.every)))
+    }
+
+    /// `open`: start of the first window that holds nothing a group still has.
+    fn newest_of(&self, partitions: &Partitions, open: impl Fn(&Group) -> i64) -> Vec<Newest> {
         let grid = self.grid;
         let mut newest = Vec::new();
         let mut add = |series: &Arc<Series>, observed: i64, next: i64, floor: i64| {
@@ -156,7 +166,7 @@ impl WindowOperator {
         for (_, group) in self.live() {
             let closed = grid.first_ending_after(group.watermark(partitions, grid.lateness));
             let early = group.emitted.last().map_or(i64::MIN, |e| e.start.saturating_add(grid.every));
-            add(&group.series, group.observed, closed.max(early), group.floor);
+            add(&group.series, group.observed, closed.max(early).max(open(group)), group.floor);
         }
         for (series, stone) in self.ended.iter() {
             add(series, stone.observed, grid.first_ending_after(stone.floor.watermark), stone.floor.start);
@@ -172,6 +182,32 @@ impl WindowOperator {
             let floor = Floor { start: grid.pane(start).saturating_add(grid.every), ..Floor::NONE };
             let stone = Tombstone { floor, observed: *observed };
             self.counts.forgotten += self.ended.add(series, stone, self.spec.limits.groups_max);
+        }
+    }
+
+    /// Groups of which anything is known.
+    pub fn groups_known(&self) -> usize {
+        self.groups.len() - self.free.len() + self.ended.len()
+    }
+
+    /// Time of the newest result there may have been of a group that nothing is known of; [`i64::MIN`]: there was none.
+    pub fn common(&self) -> i64 {
+        let (grid, common) = (self.grid, self.ended.common);
+        let next = grid.first_ending_after(common.watermark).max(common.start);
+        if next == i64::MIN {
+            return next;
+        }
+        // As with the newest of a group: results below a floor need not lie where windows of this one begin.
+        let start = next.saturating_sub(grid.every).max(common.start.saturating_sub(1));
+        if self.window().time_is_end { start.saturating_add(grid.period) } else { start }
+    }
+
+    /// No group that nothing is known of has results at this time, or before it.
+    pub fn start_all_above(&mut self, time: i64) {
+        if time > i64::MIN {
+            let start = if self.window().time_is_end { time.saturating_sub(self.grid.period) } else { time };
+            let floor = Floor { start: self.grid.pane(start).saturating_add(self.grid.every), ..Floor::NONE };
+            self.ended.common = self.ended.common.max(floor);
         }
     }
 

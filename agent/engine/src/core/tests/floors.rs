@@ -1,0 +1,171 @@
+//! What a start goes by that finds no state: no window is sent again with fewer points than it had.
+
+use super::*;
+use crate::spec::{Aggregate, WindowSpec};
+
+type Journal = Vec<(BlockNumber, BlockMeta, Vec<u8>)>;
+
+const MINUTE: i64 = 60 * S;
+
+/// Sums by the minute that late points re-open for long, at the beginning of a minute.
+fn world() -> World {
+    let window = WindowSpec {
+        name: "w".into(),
+        every: MINUTE,
+        period: MINUTE,
+        align: 0,
+        by: None,
+        fields: Vec::new(),
+        filter: Filter::default(),
+        aggregates: vec![Aggregate::Sum],
+        lateness: 0,
+        allowed_lateness: 60 * MINUTE,
+        reemit_every: 0,
+        drop_original: true,
+        name_override: None,
+        result_fields: false,
+        time_is_end: false,
+    };
+    // Nothing is sent early.
+    let time = crate::spec::TimeSpec { idle_after: 60 * MINUTE, ..crate::spec::TimeSpec::default() };
+    let mut world = World::new(EngineSpec { windows: vec![window], alerts: Vec::new(), levels: Vec::new(), time, ..spec() });
+    world.pass(MINUTE - (EPOCH + S) % MINUTE);
+    world
+}
+
+/// A point so old, and what an output gets by it.
+fn send(world: &mut World, age: i64, value: f64) -> Vec<f64> {
+    world.age = age;
+    let mut effects = world.take(&[value]);
+    world.age = 0;
+    let mut values = Vec::new();
+    loop {
+        let points = world.offered(0, effects);
+        if points.is_empty() {
+            return values;
+        }
+        values.extend(points.iter().map(|(_, value)| *value));
+        effects = world.delivered(0, &points);
+        effects.extend(world.step(Event::Want { output: 0, lane: Lane::Results }));
+    }
+}
+
+/// One point of each of three minutes, each delivered as soon as it can be, a checkpoint after each; what the journal had before each.
+fn three_minutes(world: &mut World) -> Vec<Journal> {
+    let mut journals = Vec::new();
+    world.step(Event::Want { output: 0, lane: Lane::Results });
+    for value in [1.0, 2.0, 4.0] {
+        send(world, 0, value);
+        journals.push(world.blocks.clone());
+        world.checkpoint();
+        world.pass(MINUTE - 200 * MS);
+    }
+    journals.push(world.blocks.clone());
+    journals
+}
+
+/// A start that finds nothing but these blocks.
+fn lose_states(world: &mut World, blocks: Journal, had_state: bool) {
+    world.blocks = blocks;
+    world.core = Core::new(Arc::clone(&world.spec), world.now);
+    let journal = world.blocks.iter().map(|(_, meta, bytes)| (meta.clone(), bytes.as_slice()));
+    world.core.start_above(world.now, journal, had_state);
+    for (_, meta, bytes) in &world.blocks {
+        world.core.replay(meta, bytes).unwrap();
+    }
+    world.announced = false;
+    world.begin();
+    world.step(Event::Want { output: 0, lane: Lane::Results });
+}
+
+/// What an output gets when a point so old comes, and after the next minute.
+fn after(world: &mut World, age: i64, value: f64) -> Vec<f64> {
+    let mut got = send(world, age, value);
+    world.pass(MINUTE);
+    got.extend(send(world, 0, 128.0));
+    got
+}
+
+#[test]
+fn a_late_point_is_added_to_what_was_sent_while_there_is_a_state() {
+    let mut world = world();
+    three_minutes(&mut world);
+    assert_eq!(after(&mut world, 2 * MINUTE, 16.0), [18.0, 4.0]);
+}
+
+#[test]
+fn without_a_state_a_window_that_was_sent_stays_as_it_is() {
+    let mut world = world();
+    let journals = three_minutes(&mut world);
+    lose_states(&mut world, [journals[2].clone(), journals[3].clone()].concat(), true);
+    let late = |world: &World| world.core.ledger().operators[0].counts.late;
+    assert_eq!(late(&world), 0, "of the third minute everything is there");
+    assert_eq!(after(&mut world, 2 * MINUTE, 16.0), [4.0]);
+    assert_eq!(late(&world), 1);
+    assert_eq!(after(&mut world, 0, 32.0), [160.0], "it goes on as before");
+}
+
+#[test]
+fn records_that_are_left_of_long_ago_do_not_stand_for_what_is_missing_behind_them() {
+    let mut world = world();
+    let journals = three_minutes(&mut world);
+    world.take(&[8.0]);
+    let newest = world.blocks.clone();
+    // The second minute and the third are gone, the first one is not.
+    lose_states(&mut world, [journals[0].clone(), newest].concat(), true);
+    for (age, value) in [(3 * MINUTE, 16.0), (2 * MINUTE, 32.0), (MINUTE, 64.0)] {
+        assert_eq!(send(&mut world, age, value), Vec::<f64>::new());
+    }
+    assert_eq!(after(&mut world, 0, 16.0), [24.0]);
+}
+
+#[test]
+fn where_nothing_says_how_far_windows_had_come_they_begin_behind_the_present_and_so_they_do_the_next_time() {
+    let mut world = world();
+    three_minutes(&mut world);
+    lose_states(&mut world, Vec::new(), true);
+    assert_eq!(after(&mut world, 0, 16.0), Vec::<f64>::new(), "the minute may have had others");
+    world.take(&[32.0]);
+    let blocks = world.blocks.clone();
+    lose_states(&mut world, blocks, true);
+    world.pass(MINUTE);
+    assert_eq!(send(&mut world, 0, 1.0), [160.0], "everything of that minute is there");
+}
+
+#[test]
+fn a_journal_that_was_damaged_before_there_was_a_state_costs_what_is_damaged() {
+    let mut world = world();
+    world.take(&[1.0]);
+    world.take(&[2.0]);
+    let mut blocks = world.blocks.clone();
+    blocks.remove(0);
+    lose_states(&mut world, blocks, false);
+    assert_eq!(after(&mut world, 0, 16.0), [19.0]);
+}
+
+#[test]
+fn floors_are_written_once_for_each_checkpoint_and_only_with_something_else() {
+    let mut world = world();
+    three_minutes(&mut world);
+    let state = world.checkpoint();
+    assert!(world.blocks.is_empty(), "a checkpoint by itself writes nothing behind it");
+    world.restart(Some(&state));
+    world.take(&[8.0]);
+    world.take(&[16.0]);
+    let count = |blocks: &Journal| {
+        let (mut table, mut floors) = (SeriesTable::new(10), Vec::new());
+        for (_, meta, bytes) in blocks {
+            let note = |sequence, _, record: &crate::record::Record<'_>, _: &SeriesTable| {
+                if matches!(record, crate::record::Record::Floors { .. }) {
+                    floors.push(sequence == meta.first_record);
+                }
+            };
+            crate::codec::record::decode(meta, bytes, 0, &mut table, &[], &[], note).unwrap();
+        }
+        floors
+    };
+    assert_eq!(count(&world.blocks), [true]);
+    world.restart(Some(&state));
+    world.take(&[32.0]);
+    assert_eq!(count(&world.blocks), [true], "the journal has them");
+}

@@ -1,0 +1,58 @@
+//! How far the windows of all groups have come, small enough for a record: a start that finds no state begins above that, so that nothing
+//! that was emitted is replaced by a result of fewer points.
+
+use std::sync::Arc;
+
+use weir_plugin_api::Series;
+
+use super::{
+    Operators,
+    window::{WindowOperator, ended::Newest},
+};
+
+/// Groups that are named, each with its own floor; of more than that there is one floor for all.
+const NAMED_MAX: usize = 512;
+
+/// Results up to which there may have been such as nothing is left of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Floors {
+    /// Time of the newest one of any group that is not named; [`i64::MIN`]: there was none.
+    pub common: i64,
+    /// The same of groups that are, by the series of their results.
+    pub groups: Vec<(Arc<Series>, i64)>,
+}
+
+impl Default for Floors {
+    fn default() -> Self {
+        Self { common: i64::MIN, groups: Vec::new() }
+    }
+}
+
+impl Operators {
+    /// How far every group has come. Nothing is believed to be beyond `newest_max` of what stands for all groups, where it is known: a
+    /// device whose clock is off by years keeps its floor to itself.
+    pub fn floors(&self, newest_max: Option<i64>) -> Floors {
+        let windows = &self.stage.windows;
+        let mut floors = Floors { common: windows.iter().map(WindowOperator::common).max().unwrap_or(i64::MIN), groups: Vec::new() };
+        let all = windows.iter().map(WindowOperator::groups_known).sum::<usize>();
+        for Newest { series, time, .. } in windows.iter().flat_map(|window| window.reached(&self.stage.partitions)) {
+            let believed = newest_max.is_none_or(|max| time <= max);
+            if all <= NAMED_MAX || !believed && floors.groups.len() < NAMED_MAX {
+                floors.groups.push((series, time));
+            } else if believed {
+                floors.common = floors.common.max(time);
+            }
+        }
+        floors
+    }
+
+    /// Nothing is emitted at or below these. Before the first record.
+    pub fn start_above(&mut self, floors: &Floors) {
+        let newest: Vec<Newest> =
+            floors.groups.iter().map(|(series, time)| Newest { series: Arc::clone(series), time: *time, observed: i64::MIN }).collect();
+        for window in &mut self.stage.windows {
+            window.start_above(&newest);
+            window.start_all_above(floors.common);
+        }
+    }
+}
