@@ -17,7 +17,7 @@ const TIME_REPLY: u8 = 7;
 
 /// No device ever counts that far: at a million readings a second it takes nine years. Past it a number is a mistake, which would be
 /// counted as that many readings lost.
-const NUMBER_MAX: u64 = 1 << 48;
+pub(crate) const NUMBER_MAX: u64 = 1 << 48;
 
 /// How a field's values are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

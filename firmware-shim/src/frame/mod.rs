@@ -6,7 +6,7 @@ pub mod crc;
 mod message;
 
 pub use message::{Data, Field, FieldKind, Fields, Hello, Message, Reading, Readings, TimeReply, Value};
-pub(crate) use message::{DataWriter, Kinds, write_hello, write_simple};
+pub(crate) use message::{DataWriter, Kinds, NUMBER_MAX, write_hello, write_simple};
 
 /// Version of the protocol: the first byte of each body.
 pub const VERSION: u8 = 2;

@@ -325,6 +325,8 @@ fn drawn(seed: u32, moments: &[u64; 3]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::frame::{FieldKind, TimeReply, write_ack};
 
@@ -479,5 +481,41 @@ mod tests {
             Device::<4, 1>::new(Schema { fields: &twice, ..SCHEMA }, Start::Nonce(1), Box::leak(Box::default())).err(),
             Some(SchemaError::Fields)
         );
+    }
+
+    fn number() -> impl Strategy<Value = u64> {
+        prop_oneof![0u64..8, any::<u64>(), Just(u64::MAX)]
+    }
+
+    fn message() -> impl Strategy<Value = Message<'static>> {
+        let nonce = || prop_oneof![Just(5), any::<u32>()];
+        prop_oneof![
+            (nonce(), number()).prop_map(|(nonce, sequence)| Message::Ack { nonce, sequence }),
+            (nonce(), number()).prop_map(|(nonce, sequence)| Message::Resend { nonce, sequence }),
+            Just(Message::HelloRequest),
+            (nonce(), number(), 1u32..3, number(), number()).prop_map(|(nonce, sent_us, clock, received_us, replied_us)| {
+                Message::TimeReply(TimeReply { nonce, sent_us, clock, received_us, replied_us })
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_gateway_upsets_a_device(messages in proptest::collection::vec((message(), any::<bool>(), 0u64..1 << 36), 0..60)) {
+            let (mut device, mut frame, mut now_us) = (device(), [0; WIRE_MAX], 0u64);
+            for (message, reads, passes_us) in messages {
+                now_us += passes_us;
+                if reads {
+                    device.push(now_us, &[Some(Value::Scaled(1))]).expect("the schema's value");
+                }
+                let len = frame::write_simple(message, &mut frame);
+                frame[..len].iter().for_each(|byte| device.receive(*byte, now_us));
+                // A question for the time, a hello, and each reading once.
+                let sent = (0..20).take_while(|_| device.poll(now_us, &mut frame) > 0).count();
+                prop_assert!(sent <= 2 + 4, "it never ends");
+                prop_assert!(device.waiting() <= 4);
+                let _ = (device.deadline_us(), device.row());
+            }
+        }
     }
 }
