@@ -253,7 +253,7 @@ fn main() {
     // Returns when the service has said that it is ready.
     machine.run("systemctl start weir");
     println!("the same with the unit's sandbox: {:.1} million instructions", spent(&machine) as f64 / 1e6);
-    let memory = || machine.run("grep -E 'VmRSS|RssAnon' /proc/$(pidof weir)/status").split_whitespace().collect::<Vec<_>>().join(" ");
+    let memory = || machine.run("grep -E 'VmRSS|RssAnon' /proc/$(pgrep -x weir)/status").split_whitespace().collect::<Vec<_>>().join(" ");
     machine.until("it subscribed", "curl -sf http://127.0.0.1:9273/ready", |_| Some(()));
     println!("after the start: {}", memory());
     let before = spent_at_rest(&machine);

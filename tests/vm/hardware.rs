@@ -84,7 +84,7 @@ fn the_installed_service_reads_and_drives_real_lines() {
     let score: f64 = security.split("weir.service: ").nth(1).and_then(|s| s.split(' ').next()).unwrap().parse().unwrap();
     println!("systemd-analyze security: {score}");
     assert!(score <= 1.5, "{security}");
-    println!("resident after installing: {}", machine.run("grep VmRSS /proc/$(pidof weir)/status").trim());
+    println!("resident after installing: {}", machine.run("grep VmRSS /proc/$(pgrep -x weir)/status").trim());
 
     reads_levels_and_edges(&machine);
     follows_an_alert(&machine);
@@ -108,8 +108,12 @@ fn reads_levels_and_edges(machine: &Machine) {
         });
     }
     for presses in 1..=3 {
-        machine.press();
-        machine.until("both edges of the pulse are read", "cat /var/lib/weir/out.lp", |out| (edges(out) == presses * 2).then_some(()));
+        // A machine that its host forgets for 100 ms looks at the line when the pulse is over: then there was none.
+        let is_seen = (0..10).any(|_| {
+            machine.press();
+            machine.within(Duration::from_secs(15), "cat /var/lib/weir/out.lp", |out| (edges(out) == presses * 2).then_some(())).is_ok()
+        });
+        assert!(is_seen, "both edges of pulse {presses} are read: {}", machine.run("grep contact /var/lib/weir/out.lp; true"));
     }
     // A pulse of 100 ms is a bounce for a debounce of a second.
     configure(machine, &config("1s"));
@@ -170,7 +174,7 @@ fn uses_a_chip_that_was_away(machine: &Machine) {
         let gone = |of: &str| said.lines().any(|l| l.contains(of) && l.contains("No such device"));
         (gone("input=gpio") && gone("action=siren")).then_some(())
     });
-    assert!(!machine.run("ls -l /proc/$(pidof weir)/fd").contains("gpio"), "nothing is held any more");
+    assert!(!machine.run("ls -l /proc/$(pgrep -x weir)/fd").contains("gpio"), "nothing is held any more");
     let levels = |out: &str| out.lines().filter(|l| l.contains("name=rest")).count();
     let before = levels(&machine.run("cat /var/lib/weir/out.lp"));
     machine.run(&format!("echo {chip} > {driver}/bind"));
@@ -206,9 +210,9 @@ fn is_restarted_when_its_core_hangs(machine: &Machine) {
     machine.put("/etc/systemd/system/weir.service.d/quick.conf", b"[Service]\nWatchdogSec=4s\n");
     machine.run("systemctl daemon-reload; systemctl restart weir");
     let before = machine.run("systemctl show -p NRestarts --value weir");
-    machine.run("pid=$(pidof weir); for t in /proc/$pid/task/*; do grep -qx core $t/comm && systemd-run --unit=debugger strace -qq -o /dev/null -p ${t##*/}; done; true");
+    machine.run("pid=$(pgrep -x weir); for t in /proc/$pid/task/*; do grep -qx core $t/comm && systemd-run --unit=debugger strace -qq -o /dev/null -p ${t##*/}; done; true");
     machine.until("the debugger holds it", "systemctl is-active debugger", |said| said.contains("active").then_some(()));
-    machine.until("the thread is traced", "grep -h TracerPid /proc/$(pidof weir)/task/*/status", |said| {
+    machine.until("the thread is traced", "grep -h TracerPid /proc/$(pgrep -x weir)/task/*/status", |said| {
         said.lines().any(|l| !l.ends_with("\t0")).then_some(())
     });
     machine.run("systemctl kill -s STOP debugger");

@@ -110,16 +110,16 @@ version=$(dpkg-deb -f "$deb" Version)
 dpkg-deb -R "$deb" "$work/tree"
 sed -i "s/^Version: .*/Version: $version+1/" "$work/tree/DEBIAN/control"
 dpkg-deb --root-owner-group -Zgzip -b "$work/tree" "$root/root/newer.deb" >/dev/null
-must "there is a process" 'pidof weir >/run/before'
+must "there is a process" 'pgrep -x weir >/run/before'
 must "it upgrades" 'apt-get install -y -q --no-install-recommends /root/newer.deb'
 must "the newer one is installed" "dpkg-query -W -f '\${Version}' weir | grep -qx '$version+1'"
-holds "it was restarted" 'systemctl is-active weir && ! pidof weir | grep -qx "$(cat /run/before)"'
+holds "it was restarted" 'systemctl is-active weir && ! pgrep -x weir | grep -qx "$(cat /run/before)"'
 must "the administrator's words are kept" 'grep -q "The administrator" /etc/weir/weir.toml'
 post 3
 written 3
 
 must "it can be removed" 'apt-get remove -y -q weir'
-gone "it is stopped" 'pidof weir'
+gone "it is stopped" 'pgrep -x weir'
 gone "no program is left" 'test -e /usr/bin/weir'
 must "removing keeps state and configuration" 'test -e /var/lib/weir/id && grep -q "The administrator" /etc/weir/weir.toml'
 must "it can be purged" 'apt-get purge -y -q weir'

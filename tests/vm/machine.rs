@@ -102,6 +102,11 @@ impl Machine {
             .join("\n")
     }
 
+    /// What the service said last, and systemd of it.
+    fn journal(&self) -> String {
+        self.command("journalctl --no-pager -n 40 -u weir", &[]).map_or_else(String::new, |(_, journal)| journal)
+    }
+
     fn command(&self, command: &str, input: &[u8]) -> Option<(i32, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
@@ -123,7 +128,7 @@ impl Machine {
     /// The same; fails unless the command succeeds.
     pub fn run(&self, command: &str) -> String {
         let (code, output) = self.try_run(command);
-        assert_eq!(code, 0, "{command}: {output}\n{}", self.console());
+        assert_eq!(code, 0, "{command}: {output}\n{}{}", self.journal(), self.console());
         output
     }
 
@@ -134,7 +139,13 @@ impl Machine {
     }
 
     /// Runs a command in it until it succeeds and `wanted` finds what it looks for in what was printed.
-    pub fn until<T>(&self, what: &str, command: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> T {
+    pub fn until<T>(&self, what: &str, command: &str, wanted: impl FnMut(&str) -> Option<T>) -> T {
+        self.within(PATIENCE, command, wanted)
+            .unwrap_or_else(|last| panic!("still not after {PATIENCE:?}: {what}\nlast: {last}\n{}{}", self.journal(), self.console()))
+    }
+
+    /// The same, for what need not come: what was printed last if it did not.
+    pub fn within<T>(&self, patience: Duration, command: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> Result<T, String> {
         let mut last = String::new();
         let start = Instant::now();
         loop {
@@ -142,13 +153,12 @@ impl Machine {
                 if code == 0
                     && let Some(found) = wanted(&output)
                 {
-                    return found;
+                    return Ok(found);
                 }
                 last = output;
             }
-            if start.elapsed() > PATIENCE {
-                let (_, journal) = self.try_run("journalctl --no-pager -n 40 -u weir");
-                panic!("still not after {PATIENCE:?}: {what}\nlast: {last}\n{journal}\n{}", self.console());
+            if start.elapsed() > patience {
+                return Err(last);
             }
             std::thread::park_timeout(Duration::from_millis(100));
         }

@@ -124,7 +124,7 @@ fn a_reset_and_an_upgrade_lose_nothing_and_a_purge_leaves_nothing() {
 
     let id = machine.run("cat /var/lib/weir/id");
     machine.run("apt-get remove -y weir");
-    assert_eq!(machine.try_run("pidof weir").0, 1, "stopped");
+    assert_eq!(machine.try_run("pgrep -x weir").0, 1, "stopped");
     assert_eq!(machine.run("cat /var/lib/weir/id"), id, "removing keeps the state");
     assert!(machine.run("ls /var/lib/weir").contains("checkpoint-"));
     machine.run("apt-get purge -y weir");
