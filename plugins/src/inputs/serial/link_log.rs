@@ -47,12 +47,7 @@ impl Log {
         if before.is_none() || !(new_boot || is_reset) {
             return;
         }
-        if self.boot_told.is_some_and(|at| now - at < BOOTS_EVERY) {
-            self.boots_untold += 1;
-            return;
-        }
-        let more_since_last = std::mem::take(&mut self.boots_untold);
-        self.boot_told = Some(now);
+        let Some(more_since_last) = self.boot_is_due(now) else { return };
         if !new_boot {
             tracing::info!(input, device, resets, more_since_last, "the device was reset");
         } else if before.is_some_and(|(before, _)| before == nonce) {
@@ -75,9 +70,7 @@ impl Log {
 
     /// A frame of another version of the protocol came.
     pub(super) fn version(&mut self, theirs: u8, input: &str) {
-        // There are no more than 255 of them.
-        if !self.versions.contains(&theirs) {
-            self.versions.push(theirs);
+        if self.is_new(theirs) {
             tracing::warn!(
                 input,
                 theirs,
@@ -94,8 +87,7 @@ impl Log {
 
     /// Readings came that can't be taken yet.
     pub(super) fn early(&mut self, has_hello: bool, now: i64, input: &str) {
-        let since = *self.early.get_or_insert(now);
-        if now - since < EARLY_MAX || std::mem::replace(&mut self.early_told, true) {
+        if !self.early_is_due(now) {
             return;
         }
         let reason = if has_hello {
@@ -104,5 +96,59 @@ impl Log {
             "no hello says what they are"
         };
         tracing::warn!(input, reason, "readings come and none of them can be taken");
+    }
+
+    /// Whether a boot is told of now, and how many were not since the last that was.
+    fn boot_is_due(&mut self, now: i64) -> Option<u64> {
+        if self.boot_told.is_some_and(|at| now - at < BOOTS_EVERY) {
+            self.boots_untold += 1;
+            return None;
+        }
+        self.boot_told = Some(now);
+        Some(std::mem::take(&mut self.boots_untold))
+    }
+
+    /// Whether this version was not told of; there are no more than 255 of them.
+    fn is_new(&mut self, theirs: u8) -> bool {
+        let is_new = !self.versions.contains(&theirs);
+        if is_new {
+            self.versions.push(theirs);
+        }
+        is_new
+    }
+
+    /// Whether it is told now, and not again, that nothing can be taken.
+    fn early_is_due(&mut self, now: i64) -> bool {
+        let since = *self.early.get_or_insert(now);
+        now - since >= EARLY_MAX && !std::mem::replace(&mut self.early_told, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_boots_ten_times_a_second_is_told_of_once_a_minute() {
+        let mut log = Log::default();
+        let told: Vec<u64> = (0..1300).filter_map(|tenth| log.boot_is_due(tenth * SECOND / 10)).collect();
+        assert_eq!(told, [0, 599, 599]);
+    }
+
+    #[test]
+    fn a_version_is_told_once_a_connection_and_others_between_do_not_matter() {
+        let mut log = Log::default();
+        assert_eq!([1, 3, 1, 3].map(|version| log.is_new(version)), [true, true, false, false]);
+        log.reopened();
+        assert!(log.is_new(1));
+    }
+
+    #[test]
+    fn readings_nobody_can_take_are_told_of_after_a_while_and_anew_after_good_ones() {
+        let mut log = Log::default();
+        let told = |log: &mut Log, from: i64| (from..from + 30).filter(|second| log.early_is_due(second * SECOND)).collect::<Vec<_>>();
+        assert_eq!(told(&mut log, 0), [10]);
+        log.in_order();
+        assert_eq!(told(&mut log, 100), [110]);
     }
 }
