@@ -95,6 +95,8 @@ pub struct Device<'s, const DEPTH: usize, const FIELDS: usize> {
     hello_due: bool,
     /// Number of the next reading to send.
     next: u64,
+    /// Number of the first that was never sent.
+    unsent: u64,
     wait_us: u64,
     /// When everything goes out again, if nothing was acknowledged until then.
     resend_at_us: Option<u64>,
@@ -151,6 +153,7 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
             decoder: FrameDecoder::default(),
             hello_due: true,
             next,
+            unsent: next,
             wait_us: RESEND_US,
             resend_at_us: None,
             progressed: false,
@@ -232,6 +235,7 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
         let (count_at, count, len) = writer.finish();
         body[count_at] = count;
         self.next = next;
+        self.unsent = self.unsent.max(next);
         if self.resend_at_us.is_none() {
             self.resend_at_us = Some(now_us.saturating_add(self.wait_us));
         }
@@ -244,7 +248,10 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
             return;
         }
         match self.decoder.message() {
-            Ok(Message::Ack { nonce, sequence }) if nonce == self.nonce => self.progressed |= self.retain.acknowledge(sequence),
+            Ok(Message::Ack { nonce, sequence }) if nonce == self.nonce && sequence < self.unsent => {
+                self.progressed |= self.retain.acknowledge(sequence);
+            }
+            Ok(Message::Ack { nonce, sequence }) if nonce == self.nonce && nonce != 0 => self.leave_row(sequence, now_us),
             Ok(Message::Resend { nonce, sequence }) if nonce == self.nonce => {
                 self.next = self.next.min(sequence).max(self.retain.oldest());
             }
@@ -262,6 +269,15 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
             }
             _ => {}
         }
+    }
+
+    /// A reading was acknowledged that was never sent: the gateway knows another row by this nonce, as a life before this one may have
+    /// drawn the same. All there is goes out again under another.
+    fn leave_row(&mut self, sequence: u64, now_us: u64) {
+        self.nonce = drawn(self.seed, &[u64::from(self.nonce), sequence, now_us]);
+        self.resets = 0;
+        self.hello_due = true;
+        self.next = self.retain.oldest();
     }
 
     /// When [`Device::poll`] has something to send again or to ask, microseconds of the device's uptime.
@@ -459,6 +475,23 @@ mod tests {
         let len = write_ack(6, 1, &mut ack);
         ack[..len].iter().for_each(|b| device.receive(*b, 0));
         assert_eq!(device.waiting(), 1);
+    }
+
+    #[test]
+    fn an_acknowledgement_of_what_was_never_sent_is_of_another_row_with_our_name() {
+        let (mut device, mut ack) = (device(), [0; WIRE_MAX]);
+        device.push(0, &[None]).expect("an absent value is one");
+        frames(&mut device, 0);
+        device.push(0, &[None]).expect("an absent value is one");
+        let len = write_ack(5, 2, &mut ack);
+        ack[..len].iter().for_each(|b| device.receive(*b, 0));
+        assert_eq!(device.waiting(), 2, "nothing is let go");
+        let nonce = device.row().expect("a row").nonce;
+        assert_ne!(nonce, 5);
+        assert_eq!(frames(&mut device, 0), 2, "hello, and both readings");
+        let len = write_ack(nonce, 2, &mut ack);
+        ack[..len].iter().for_each(|b| device.receive(*b, 0));
+        assert_eq!(device.waiting(), 0);
     }
 
     #[test]

@@ -400,6 +400,19 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_boots_under_the_nonce_of_its_life_before_takes_another_when_nothing_else_tells() {
+        let mut line = Line::new();
+        // All that is known of its life before is that two readings were taken.
+        line.gateway = Gateway::new(Some((5, 2)), 1);
+        line.read(1, 0);
+        assert_eq!(line.taken, [], "it is taken for a repeated one");
+        line.acknowledge();
+        line.read(2, 0);
+        assert_eq!((&line.taken[..], line.boots), (&[1, 2][..], 1));
+        assert_ne!(line.gateway.taken().map(|(nonce, _)| nonce), Some(5));
+    }
+
+    #[test]
     fn a_device_that_boots_under_the_nonce_of_its_life_before_is_told_by_its_uptime() {
         let mut line = Line::new();
         line.read(1, 1_000_000);
