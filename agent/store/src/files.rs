@@ -96,11 +96,25 @@ pub fn read_what_can_be<F: Files>(files: &mut F, name: &str) -> (Vec<u8>, bool) 
     (content, whole)
 }
 
+/// Files that are kept open: a long outage fills thousands, and a process may have a thousand.
+const OPEN_MAX: usize = 32;
+
+/// A file that is open.
+#[derive(Debug)]
+struct Open {
+    file: File,
+    /// Written since its last sync: the handle that wrote is the one that is sure to be told if that fails.
+    written: bool,
+    /// When it was used last, in uses of any.
+    used: u64,
+}
+
 /// A real directory, locked against a second agent.
 #[derive(Debug)]
 pub struct RealFiles {
     directory: PathBuf,
-    open: HashMap<String, File>,
+    open: HashMap<String, Open>,
+    uses: u64,
     /// Held for the lock alone.
     _lock: File,
 }
@@ -126,23 +140,42 @@ impl RealFiles {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Locked { directory: directory.to_owned() }),
             Err(error) => return Err(failed(Operation::Lock, &path, error.into())),
         }
-        Ok(Self { directory: directory.to_owned(), open: HashMap::new(), _lock: lock })
+        Ok(Self { directory: directory.to_owned(), open: HashMap::new(), uses: 0, _lock: lock })
     }
 
     fn error(&self, operation: Operation, name: &str, source: io::Error) -> StoreError {
         StoreError::Io { operation, path: self.directory.join(name), source }
     }
 
-    fn handle(&mut self, name: &str, operation: Operation) -> Result<&File, StoreError> {
+    fn handle(&mut self, name: &str, operation: Operation) -> Result<&mut Open, StoreError> {
+        self.uses += 1;
         if !self.open.contains_key(name) {
             // Only what is written is made: a file that is gone must not come back empty because somebody wanted to read it.
             let create = operation == Operation::Write;
             let opened =
                 OpenOptions::new().read(true).write(true).create(create).truncate(false).mode(0o600).open(self.directory.join(name));
             let file = opened.map_err(|e| self.error(operation, name, e))?;
-            self.open.insert(name.to_owned(), file);
+            self.make_room();
+            self.open.insert(name.to_owned(), Open { file, written: false, used: 0 });
         }
-        self.open.get(name).ok_or_else(|| self.error(operation, name, io::ErrorKind::NotFound.into()))
+        match self.open.get_mut(name) {
+            Some(open) => {
+                open.used = self.uses;
+                Ok(open)
+            }
+            None => Err(StoreError::Io { operation, path: self.directory.join(name), source: io::ErrorKind::NotFound.into() }),
+        }
+    }
+
+    /// Closes the file that was not used for longest, of those that are synced.
+    fn make_room(&mut self) {
+        if self.open.len() < OPEN_MAX {
+            return;
+        }
+        let idle = self.open.iter().filter(|(_, open)| !open.written).min_by_key(|(_, open)| open.used);
+        if let Some(name) = idle.map(|(name, _)| name.clone()) {
+            self.open.remove(&name);
+        }
     }
 }
 
@@ -166,7 +199,7 @@ impl Files for RealFiles {
         let mut bytes = vec![0; length];
         let mut at = 0;
         while at < length {
-            let read = self.handle(name, Operation::Read)?.read_at(&mut bytes[at..], offset + at as u64);
+            let read = self.handle(name, Operation::Read)?.file.read_at(&mut bytes[at..], offset + at as u64);
             match read {
                 Ok(0) => break,
                 Ok(more) => at += more,
@@ -179,12 +212,17 @@ impl Files for RealFiles {
     }
 
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        let written = self.handle(name, Operation::Write)?.write_all_at(bytes, offset);
+        let open = self.handle(name, Operation::Write)?;
+        open.written = true;
+        let written = open.file.write_all_at(bytes, offset);
         written.map_err(|e| self.error(Operation::Write, name, e))
     }
 
     fn sync(&mut self, name: &str) -> Result<(), StoreError> {
-        let synced = self.handle(name, Operation::Sync)?.sync_data();
+        let open = self.handle(name, Operation::Sync)?;
+        let synced = open.file.sync_data();
+        // One that failed is told once: what is to be done about it is for those who asked.
+        open.written = false;
         synced.map_err(|e| self.error(Operation::Sync, name, e))
     }
 
@@ -209,15 +247,43 @@ impl Files for RealFiles {
     }
 
     fn truncate(&mut self, name: &str, length: u64) -> Result<(), StoreError> {
-        let cut = self.handle(name, Operation::Write)?.set_len(length);
+        let open = self.handle(name, Operation::Write)?;
+        open.written = true;
+        let cut = open.file.set_len(length);
         cut.map_err(|e| self.error(Operation::Write, name, e))
     }
 
     // What was written or read in large pieces lies in the page cache in large pieces, and a kernel that keeps them so (Linux does for ext4 since
     // 6.16) counts, and on some file systems writes, a whole piece for each page of it that is new.
     fn written_over(&mut self, name: &str) {
-        if let Ok(file) = self.handle(name, Operation::Read) {
-            let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+        if let Ok(open) = self.handle(name, Operation::Read) {
+            let _ = rustix::fs::fadvise(&open.file, 0, None, rustix::fs::Advice::DontNeed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn however_many_files_there_are_few_are_open_and_none_that_is_not_synced_is_closed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = RealFiles::open(directory.path()).unwrap();
+        files.write_at("unsynced", 0, b"first").unwrap();
+        for n in 0..10 * OPEN_MAX {
+            files.write_at(&n.to_string(), 0, n.to_string().as_bytes()).unwrap();
+            files.sync(&n.to_string()).unwrap();
+        }
+        assert!(files.open.len() <= OPEN_MAX, "{} are open", files.open.len());
+        assert!(files.open["unsynced"].written);
+        for n in 0..10 * OPEN_MAX {
+            assert_eq!(files.read_at(&n.to_string(), 0, 10).unwrap(), n.to_string().as_bytes());
+        }
+        files.sync("unsynced").unwrap();
+        files.rename("unsynced", "7").unwrap();
+        assert_eq!(files.read_at("7", 0, 10).unwrap(), b"first");
+        assert!(files.open.len() <= OPEN_MAX);
     }
 }
