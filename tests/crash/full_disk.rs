@@ -201,3 +201,34 @@ fn a_full_disk_and_kills_cost_the_living_output_nothing() {
     terminate(agent);
     assert_eq!(numbers(path), (0..LINES + 1000).collect::<Vec<_>>(), "each line once, in order");
 }
+
+/// Somebody else has filled the disk before the journal had its files: nothing can be taken in, and no checkpoint can be made.
+#[test]
+fn a_reload_on_a_disk_that_takes_nothing_goes_on_with_the_new_configuration_and_loses_nothing() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path();
+    let disk = SmallDisk::new(path.join("state"));
+    // Rings that hold more than may wait in memory: what is in them can't be taken in before the end either.
+    let config = config().replace("[limits]\n", "[limits]\nring_batches = 256\n");
+    let agent = Agent::start(path, &config);
+    feed(path, 0, 1000);
+    wait_for_lines(&agent, path, 1000);
+    let stranger = disk.0.join("stranger");
+    // As much as fits: the end of it is the error that there is no more room.
+    let _ = std::io::copy(&mut std::io::repeat(7), &mut fs::File::create(&stranger).expect("a file"));
+    feed(path, 1000, 100_000);
+    let mut stands = (0, 0);
+    eventually("intake stands", || {
+        let recorded = agent.status()["inputs"][0]["recorded"].as_u64().unwrap_or(0);
+        stands = (recorded, if recorded == stands.0 { stands.1 + 1 } else { 0 });
+        (stands.1 == 100).then_some(())
+    });
+    assert!(stands.0 < 100_000, "the disk was large enough: {}", agent.status());
+    agent.signal("HUP");
+    eventually("the next generation runs", || (agent.log().matches("running directory=").count() == 2).then_some(()));
+    fs::remove_file(&stranger).expect("room again");
+    wait_for_lines(&agent, path, 100_000);
+    check(&agent);
+    terminate(agent);
+    assert_eq!(numbers(path), (0..100_000).collect::<Vec<_>>(), "each line once, in order");
+}

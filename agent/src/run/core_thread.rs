@@ -58,6 +58,7 @@ struct Waiting {
     /// Number of the checkpoint that has everything, and who waits for it.
     checkpoints: Vec<(u64, oneshot::Sender<Result<(), String>>)>,
     ending: bool,
+    given_up: bool,
 }
 
 impl Waiting {
@@ -76,7 +77,7 @@ impl Waiting {
 }
 
 impl CoreThread {
-    /// Runs until [`Message::End`] and the last checkpoint after it.
+    /// Runs until [`Message::End`] and the last checkpoint after it, or [`Message::GiveUp`].
     pub fn run(mut self) {
         self.handle.is_here();
         let mut effects = Vec::new();
@@ -87,6 +88,9 @@ impl CoreThread {
         self.perform(&mut effects, &mut armed);
         loop {
             let mut busy = self.take_messages(&mut effects, &mut armed, &mut waiting, &mut last_checkpoint);
+            if waiting.given_up {
+                return;
+            }
             busy |= self.take_batches(&mut effects, &mut armed, waiting.hurries());
             let now = self.clock.now();
             if armed <= now.steady {
@@ -147,6 +151,7 @@ impl CoreThread {
                 Message::Checkpoint(reply) => self.checkpoint(reply, effects, armed, waiting),
                 Message::Alive => notify::watchdog(),
                 Message::End => waiting.ending = true,
+                Message::GiveUp => waiting.given_up = true,
             }
         }
         any

@@ -37,6 +37,8 @@ pub enum Message {
     Alive,
     /// Make a last checkpoint and end the thread.
     End,
+    /// End the thread as it is: the journal holds what a last checkpoint would have held.
+    GiveUp,
 }
 
 /// A handle to the core thread.

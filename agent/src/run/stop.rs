@@ -1,7 +1,7 @@
 //! Stopping in order: inputs stop reading, what they read becomes durable and acknowledged, outputs get a last chance, a checkpoint
 //! keeps the rest.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{sync::atomic::Ordering, thread::JoinHandle, time::Duration};
 
 use tokio::time::{Instant, timeout};
 use weir_engine::core::Ledger;
@@ -80,16 +80,14 @@ impl Running {
         }
         let ledger = self.core.ledger().await;
         self.core.send(Message::End);
-        let (core, disk) = (self.core_thread, self.disk_thread);
-        let give_up = deadline.max(Instant::now() + CHECKPOINT_MAX);
-        while !(core.is_finished() && disk.is_finished()) && Instant::now() < give_up {
-            tokio::time::sleep(LOOK).await;
-        }
-        if !core.is_finished() || !disk.is_finished() {
+        let threads = Threads { core: self.core_thread, disk: self.disk_thread };
+        if !threads.end_until(deadline.max(Instant::now() + CHECKPOINT_MAX)).await {
             tracing::warn!("the last checkpoint did not succeed in time; the journal holds what it would have held");
-        } else if core.join().is_err() || disk.join().is_err() {
-            tracing::error!("a thread ended badly");
+            self.core.send(Message::GiveUp);
+            // The directory is a successor's only when they have gone.
+            threads.end_until(Instant::now() + CHECKPOINT_MAX).await;
         }
+        threads.join();
         let undelivered = ledger.as_ref().map_or(0, undelivered);
         Ended { ledger, undelivered, failed: false }
     }
@@ -107,6 +105,33 @@ impl Running {
                 return;
             }
             tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// The threads of core and disk.
+struct Threads {
+    core: JoinHandle<()>,
+    disk: JoinHandle<()>,
+}
+
+impl Threads {
+    fn have_ended(&self) -> bool {
+        self.core.is_finished() && self.disk.is_finished()
+    }
+
+    /// Waits until both have ended; whether they did in time.
+    async fn end_until(&self, deadline: Instant) -> bool {
+        while !self.have_ended() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
+        }
+        self.have_ended()
+    }
+
+    /// Says how they ended, if they did.
+    fn join(self) {
+        if self.have_ended() && (self.core.join().is_err() || self.disk.join().is_err()) {
+            tracing::error!("a thread ended badly");
         }
     }
 }
