@@ -83,7 +83,9 @@ impl Remembered {
             let is_recorded = left.next_if(|r| **r == said).is_some();
             let known = self.entries.get(&said).filter(|_| said.timed);
             match known {
-                Some(entry) if is_recorded && !entry.doubtful => return Err(format!("{said:?} was recorded before, and is again")),
+                Some(entry) if is_recorded && !entry.doubtful && !knew_more => {
+                    return Err(format!("{said:?} was recorded before, and is again"));
+                }
                 None if !is_recorded && !knew_more => {
                     return Err(format!("{said:?} was never recorded, or is forgotten, and was taken for known"));
                 }

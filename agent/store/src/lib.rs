@@ -245,9 +245,8 @@ impl<F: Files> Store<F> {
         let mut damage: Vec<Damage> = mistaken.into_iter().chain(opened.damaged).map(Damage::file).collect();
         let upto = opened.newest.as_ref().map_or(0, |c| c.upto_record);
         let (journal, blocks, lost) = journal::Journal::open(&mut files, id, options.journal_bytes_max, upto, opened.before.min(upto))?;
-        // Where the journal has every record, it has the cause of every result. Without its beginning there was a checkpoint once.
-        let beginning = blocks.first().is_none_or(|b| b.meta.first_record <= 1);
-        let ends = opened.newest.as_ref().map(|c| c.ends).or(beginning.then_some([(0, 0); 2]));
+        // Where the journal has every record, it has the cause of every result. Else there was a checkpoint once, or causes are lost.
+        let ends = opened.newest.as_ref().map(|c| c.ends).or(is_whole(&blocks).then_some([(0, 0); 2]));
         let (outbox, found, damaged) = outbox::Outbox::open(&mut files, id, ends)?;
         damage.extend((0..damaged).map(|_| Damage::file("outbox".into())));
         damage.extend(lost);
@@ -354,6 +353,16 @@ impl<F: Files> Store<F> {
     pub fn into_files(self) -> F {
         self.files.into_inner()
     }
+}
+
+/// Whether no record is missing in front of or between these.
+fn is_whole(blocks: &[RecoveredBlock]) -> bool {
+    let mut next = 1;
+    blocks.iter().all(|block| {
+        let follows = block.meta.first_record <= next;
+        next = block.meta.first_record + u64::from(block.meta.records);
+        follows
+    })
 }
 
 /// The id of the store, made when there is none, and the name of its file when that was damaged: blocks know the id too, and to believe the

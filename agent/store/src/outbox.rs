@@ -53,7 +53,13 @@ impl Outbox {
     pub fn open<F: Files>(files: &mut F, store: u64, ends: Option<Ends>) -> Result<(Self, Vec<FoundBlock>, u64), StoreError> {
         let ends = match ends {
             Some(ends) => ends,
-            None => behind_all(&files.list()?),
+            None => {
+                // A process killed between writing and syncing them leaves blocks that a power cut would take back, when a state relies on them.
+                for file in files.list()?.iter().filter(|name| parse(name).is_some()) {
+                    files.sync(file)?;
+                }
+                behind_all(&files.list()?)
+            }
         };
         let mut outbox = Self { store, ends, torn: Vec::new() };
         let (mut found, mut damaged) = (Vec::new(), 0);

@@ -2,7 +2,10 @@
 //! written, names what it misses, and goes on. Apart from the injuries that are told one by one.
 #![allow(clippy::unwrap_used)]
 
-use weir_store::{BlockMeta, Files, Identity, OutboxBlock, Recovered, Store, StoreError, StoreOptions, memory::MemoryFiles};
+use weir_store::{
+    BlockMeta, Files, Identity, OutboxBlock, Recovered, Store, StoreError, StoreOptions,
+    memory::{Luck, MemoryFiles},
+};
 
 /// Directories that are damaged.
 const LIVES: u64 = 3000;
@@ -164,9 +167,62 @@ fn the_outbox_outlives_every_checkpoint_where_the_journal_has_lost_its_beginning
         let (_, whole) = Store::open(files.clone(), &options()).unwrap();
         names.iter().filter(|n| n.starts_with("checkpoint-")).for_each(|n| files.lose(n));
         let (_, recovered) = Store::open(files, &options()).unwrap();
-        let beginning = recovered.blocks.first().is_none_or(|b| b.meta.first_record <= 1);
-        let expected = if beginning { 0 } else { whole.outbox.len() };
+        let expected = if is_whole(&recovered) { 0 } else { whole.outbox.len() };
         assert_eq!(recovered.outbox.len(), expected, "seed {seed}, checkpoints up to {checkpoints:?}");
+        kept += recovered.outbox.len();
+    }
+    assert!(kept > 20, "too tame: {kept}");
+}
+
+/// Whether the journal has every record from the first on.
+fn is_whole(recovered: &Recovered) -> bool {
+    let blocks = &recovered.blocks;
+    let follows =
+        |pair: &[weir_store::RecoveredBlock]| pair[0].meta.first_record + u64::from(pair[0].meta.records) == pair[1].meta.first_record;
+    blocks.first().is_none_or(|b| b.meta.first_record <= 1) && blocks.windows(2).all(follows)
+}
+
+#[test]
+fn the_outbox_outlives_every_checkpoint_where_the_journal_has_a_hole() {
+    let mut kept = 0;
+    for seed in 0..400 {
+        let mut random = Random(seed);
+        let (mut files, last, _) = lived(&mut random);
+        let (_, whole) = Store::open(files.clone(), &options()).unwrap();
+        let names = files.list().unwrap();
+        names.iter().filter(|n| n.starts_with("checkpoint-")).for_each(|n| files.lose(n));
+        let mut holed = files.clone();
+        let Some(journal) = names.iter().find(|n| n.starts_with("journal-")) else { continue };
+        holed.overwrite(journal, 4096, &[0; 4096]);
+        let (_, recovered) = Store::open(holed, &options()).unwrap();
+        let begins = recovered.blocks.first().is_some_and(|b| b.meta.first_record <= 1);
+        if begins && recovered.damage.iter().any(|d| d.records > 0 && d.first_record < last) && !is_whole(&recovered) {
+            assert_eq!(recovered.outbox.len(), whole.outbox.len(), "seed {seed}");
+            kept += recovered.outbox.len();
+        }
+    }
+    assert!(kept > 20, "too tame: {kept}");
+}
+
+#[test]
+fn what_is_left_of_the_outbox_without_a_checkpoint_survives_a_power_cut_from_then_on() {
+    let mut kept = 0;
+    for seed in 0..200 {
+        let mut random = Random(seed);
+        let (mut files, ..) = lived(&mut random);
+        let names = files.list().unwrap();
+        names.iter().filter(|n| n.starts_with("checkpoint-")).for_each(|n| files.lose(n));
+        for name in names.iter().filter(|n| n.starts_with("outbox-")) {
+            // As a checkpoint leaves it that the process was killed in: written, and not synced.
+            let content = files.read(name).unwrap();
+            files.lose(name);
+            files.write_at(name, 0, &content).unwrap();
+        }
+        let (store, recovered) = Store::open(files, &options()).unwrap();
+        let mut files = store.into_files();
+        files.crash_with(Luck::NoContents);
+        let (_, again) = Store::open(files, &options()).unwrap();
+        assert_eq!(again.outbox, recovered.outbox, "seed {seed}");
         kept += recovered.outbox.len();
     }
     assert!(kept > 20, "too tame: {kept}");
