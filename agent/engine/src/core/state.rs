@@ -387,20 +387,23 @@ impl Core {
     }
 
     /// Every state is lost, and this is what the store found in the outbox, with its bytes where they are whole: it waits for every output it
-    /// was for, but for what the journal, of which `newest` is the last record, says was settled. Before anything is replayed.
+    /// was for, but for what the journal, of which `newest` is the last record, says was settled. Of a block that was written again, thinned or
+    /// together with others, the newest version that is whole stands for those before it. Before anything is replayed.
     pub fn adopt_outbox(&mut self, mut found: Vec<(FoundBlock, Option<Vec<u8>>)>, newest: u64) {
         let spec = Arc::clone(&self.spec);
         let names: Vec<&str> = spec.outputs.iter().map(|o| o.name.as_str()).collect();
-        found.sort_by_key(|(block, _)| (block.lane, block.first));
-        for (block, bytes) in found {
+        found.sort_by_key(|(block, _)| (block.lane, block.place.segment, block.place.offset));
+        let mut blocks: [BTreeMap<Identity, Stored>; 2] = Default::default();
+        for (block, bytes) in found.into_iter().rev() {
             let Some(chunk) = bytes.and_then(|bytes| chunk::decode(&bytes, &names).ok()).filter(|chunk| !chunk.is_empty()) else {
                 self.damage.outbox_blocks += 1;
                 continue;
             };
             let lane = usize::from(block.lane.min(1));
             let (first, last) = (chunk.identity(0), chunk.identity(chunk.len() - 1));
-            // One of records that are gone would get the identities of others; one written again has the same ones.
-            if last.record > newest || first <= self.adopted[lane] {
+            // One of records that are gone would get the identities of others.
+            let newer = blocks[lane].range(..=last).next_back();
+            if last.record > newest || newer.is_some_and(|(_, newer)| newer.last >= first) {
                 continue;
             }
             let counts = count(&chunk, 0, self.lines.len());
@@ -409,9 +412,13 @@ impl Core {
                 self.waiting.lanes[lane].cursors[output].outstanding += u64::from(*count);
             }
             self.note_in_outbox(&chunk, lane);
-            self.adopted[lane] = last;
             self.checkpoint.freed[lane] = 0;
-            self.waiting.lanes[lane].stored.push_back(Stored { place: Some(block.place), first, last, counts, ..Stored::default() });
+            let points = chunk.len() as u32;
+            blocks[lane].insert(first, Stored { place: Some(block.place), first, last, counts, points, ..Stored::default() });
+        }
+        for ((lane, blocks), adopted) in self.waiting.lanes.iter_mut().zip(blocks).zip(&mut self.adopted) {
+            *adopted = blocks.last_key_value().map_or(*adopted, |(_, newest)| newest.last);
+            lane.stored.extend(blocks.into_values());
         }
     }
 

@@ -264,7 +264,8 @@ impl Core {
             cursor.outstanding = cursor.outstanding.saturating_sub(*points);
             cursor.gap_record = sequence;
         }
-        let parted = self.waiting.lane(Lane::Results).thin(kept, points);
+        let is_adopted = self.checkpoint.number == 0 && self.adopted[Lane::Results as usize] != Identity::default();
+        let parted = self.waiting.lane(Lane::Results).thin(kept, points, is_adopted);
         self.lost.extend(parted.into_iter().map(|b| (Lane::Results as u8, b)));
         let Some((first, last)) = span(kept) else { return };
         let mut left = points.to_vec();
@@ -297,18 +298,23 @@ impl LaneQueue {
     }
 
     /// Leaves out all but `kept` of a block; where it is in memory, as after a damaged checkpoint, of what is there. Blocks that had become one
-    /// by then are not what they were: they are taken out.
-    fn thin(&mut self, kept: &[(Identity, u32)], points: &[(u16, u64)]) -> Vec<Stored> {
+    /// by then are not what they were: they are taken out, unless the outbox `is_adopted`: then they are all there is.
+    fn thin(&mut self, kept: &[(Identity, u32)], points: &[(u16, u64)], is_adopted: bool) -> Vec<Stored> {
         let Some((first, last)) = span(kept) else { return Vec::new() };
         if let Some(stored) = self.stored.iter_mut().find(|b| b.first == first && b.last == last) {
-            stored.kept = Some(kept.into());
             stored.level += 1;
+            let stays: u64 = kept.iter().map(|(_, length)| u64::from(*length)).sum();
+            if is_adopted && stays >= u64::from(stored.points) {
+                // It was written again by then.
+                return Vec::new();
+            }
+            stored.kept = Some(kept.into());
             take_off(&mut stored.counts, points);
             return Vec::new();
         }
         let mut parted = Vec::new();
         for stored in std::mem::take(&mut self.stored) {
-            let apart = stored.last < first || stored.first > last;
+            let apart = is_adopted || stored.last < first || stored.first > last;
             if apart { self.stored.push_back(stored) } else { parted.push(stored) }
         }
         let (outputs, mut bytes) = (self.cursors.len(), self.bytes);

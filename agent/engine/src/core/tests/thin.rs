@@ -313,3 +313,40 @@ fn what_cant_be_thinned_is_dropped_oldest_first() {
     assert!(values[0] > 10_000.0, "the oldest are not");
     assert!(values.len() > 3000);
 }
+
+/// Blocks are written again when they are thinned, and older versions lie beside them until their segments are free.
+#[test]
+fn without_a_state_the_newest_version_of_a_block_counts_and_an_older_one_where_it_is_damaged() {
+    let mut outage = Outage::new(2000);
+    outage.frees = false;
+    for _ in 0..12 {
+        outage.block();
+    }
+    let effects = outage.world.step(Event::Checkpoint);
+    outage.world.sync();
+    outage.perform(effects);
+    let left = outage.world.line(0).waiting();
+    let world = &mut outage.world;
+    let found = |world: &World, damaged: Option<OutboxPlace>| -> Vec<(FoundBlock, Option<Vec<u8>>)> {
+        let block = |(place, b): (&OutboxPlace, &OutboxBlock)| {
+            let bytes = (Some(*place) != damaged).then(|| b.bytes.clone());
+            (FoundBlock { lane: b.lane, place: *place, first: b.first, points: b.points }, bytes)
+        };
+        world.outbox.iter().map(block).collect()
+    };
+    let newest = world.core.ledger().records;
+    let waiting = |world: &World, found| {
+        let mut core = Core::new(Arc::clone(&world.spec), world.now);
+        core.adopt_outbox(found, newest);
+        core.ledger().outputs[0].waiting()
+    };
+    let adopted = waiting(world, found(world, None));
+    // What was left out since the last checkpoint no file knows.
+    assert!((left..left + BLOCK as u64).contains(&adopted), "what was left out stays away: {adopted} wait, {left} did");
+    // The block with the first results, in its newest version.
+    let first = world.outbox.values().map(|b| b.first).min().unwrap();
+    let versions: Vec<OutboxPlace> = world.outbox.iter().filter(|(_, b)| b.first == first).map(|(place, _)| *place).collect();
+    assert!(versions.len() > 1, "it was thinned");
+    let older = waiting(world, found(world, versions.last().copied()));
+    assert!(older > adopted, "what the version before has is better than nothing: {older} and {adopted}");
+}
