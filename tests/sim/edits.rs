@@ -92,7 +92,7 @@ impl Order {
 pub fn edit(spec: &EngineSpec, plan: &Plan, random: &mut Random) -> EngineSpec {
     let mut spec = spec.clone();
     let changes = if plan.changing { [9, 9, 9, 10, 10, 10].as_slice() } else { &[] };
-    let kinds: Vec<u64> = (0..8).chain(plan.dedup.then_some(8)).chain(changes.iter().copied()).collect();
+    let kinds: Vec<u64> = (0..8).chain(plan.dedup.then_some(8)).chain(changes.iter().copied()).chain(plan.narrow.then_some(11)).collect();
     for _ in 0..=random.below(2) {
         match kinds[random.below(kinds.len() as u64) as usize] {
             // Edge actions stay behind the outputs.
@@ -125,6 +125,7 @@ pub fn edit(spec: &EngineSpec, plan: &Plan, random: &mut Random) -> EngineSpec {
             }
             // One comes, or comes back, or one like it comes under another name.
             10 => add(&mut spec, random),
+            11 => spec.limits.panes_bytes_max = plan::narrow(random),
             _ => spec.storage.commit_interval = (5 + random.below(40) as i64) * MS,
         }
     }

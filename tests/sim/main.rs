@@ -40,7 +40,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use plan::{Death, Plan, WIDE, WIDEST};
+use plan::{Death, Plan, WIDE, WIDER_STILL, WIDEST};
 use simulator::{Seen, live};
 
 /// Seeds of an ordinary test run, of plain lives, of such that mix everything these have, and of such that have all there is: a million steps
@@ -73,9 +73,21 @@ const FOUND_WIDE: &[u64] = &[
 /// The same among lives that have all there is: a block that was thinned after its end had been given up in a life before;
 /// an older version of a thinned block where the newer one was damaged, or could not be read; a list of points seen that knew more before
 /// every checkpoint was lost; a first configuration that was lost before there was any checkpoint, and one of another day in its place;
-/// a deadline's results that left before their block rotted.
-const FOUND_WIDEST: &[u64] =
-    &[6386089434546409, 6386089434546401, 6386090294378801, 6386093341540411, 7052747666882701, 8774159462039835, 9100000000000520];
+/// a deadline's results that left before their block rotted; a list of points seen that was full of what is lost now.
+const FOUND_WIDEST: &[u64] = &[
+    6386089434546409,
+    6386089434546401,
+    6386090294378801,
+    6386093341540411,
+    7052747666882701,
+    8774159462039835,
+    9100000000000520,
+    9400000000003632,
+];
+
+/// And among those whose states are lost whatever else there is: an outbox that was only written when its states were lost, and relied on since;
+/// records that only a state had; an outbox that was thrown away though the journal had a hole.
+const FOUND_WIDER_STILL: &[u64] = &[18014398509483407, 18014398509482146, 18014398509482388];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -124,7 +136,7 @@ fn what_was_promised_survives_and_every_result_arrives() {
     }
     if let Some(minutes) = number("WEIR_SIM_MINUTES") {
         let end = Instant::now() + Duration::from_secs(60 * minutes);
-        let never_yet = || WIDEST + std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs() << 20);
+        let never_yet = || WIDER_STILL + std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs() << 20);
         let first = number("WEIR_SIM_FIRST").unwrap_or_else(never_yet);
         let only = std::env::var("WEIR_SIM_ONLY").unwrap_or_default();
         run((first..).take_while(|_| Instant::now() < end).map(Plan::of).filter(|plan| format!("{plan:?}").contains(&only)));
@@ -133,6 +145,7 @@ fn what_was_promised_survives_and_every_result_arrives() {
     let count = number("WEIR_SIM_SEEDS").unwrap_or(SEEDS);
     let seeds = (0..count).chain(FOUND.iter().copied()).chain(WIDE..WIDE + count).chain(FOUND_WIDE.iter().copied());
     let seeds = seeds.chain(WIDEST..WIDEST + count).chain(FOUND_WIDEST.iter().copied());
+    let seeds = seeds.chain(WIDER_STILL..WIDER_STILL + count / 2).chain(FOUND_WIDER_STILL.iter().copied());
     let (lives, all) = run(seeds.map(Plan::of));
     if count >= SEEDS {
         let often = [all.crashes, all.outbox_reads, all.digests, all.repeated, all.recognised, all.transitions, all.deduped];

@@ -216,6 +216,11 @@ impl Committed {
         (self.began, self.above) = (Some(Arc::clone(spec)), above);
     }
 
+    /// Whether it began above any.
+    pub fn is_above(&self) -> bool {
+        !matches!(self.above, Above::Nothing)
+    }
+
     /// The floors it began above.
     fn floors(&self) -> Floors {
         match &self.above {

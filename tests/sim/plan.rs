@@ -8,6 +8,9 @@ use super::world::{self, MS, Random};
 pub const WIDE: u64 = 1000;
 /// From this seed on they have what came later too: earlier seeds keep the lives they found something in.
 pub const WIDEST: u64 = 1 << 52;
+/// From this seed on states are lost in lives with edits, thinned results and a mode that syncs seldom as well, and open windows have little
+/// room.
+pub const WIDER_STILL: u64 = 1 << 54;
 /// Inputs that recognise by `dedup` what comes again, in lives that have it.
 pub const DEDUPS: [usize; 2] = [3, 5];
 
@@ -143,6 +146,8 @@ pub struct Plan {
     pub changing: bool,
     /// Every checkpoint is lost once.
     pub stateless: bool,
+    /// Open windows may have little memory.
+    pub narrow: bool,
     /// Two outputs know what they have, in every mode.
     pub telling: bool,
 }
@@ -168,10 +173,19 @@ impl Plan {
         // Where the journal is not synced, the states are all there is of what they have.
         let steady = matches!(wide.trouble, Trouble::None | Trouble::Clock) && wide.durability == Durability::Power;
         let stateless = random.once_in(2) && steady && !wide.edits;
+        let more = seed >= WIDER_STILL;
+        // What a mode without syncs loses with the states is all there is.
+        let kept = wide.durability == Durability::Power || wide.durability == Durability::Crash && !wide.power_cuts;
+        let quiet = matches!(wide.trouble, Trouble::None | Trouble::Clock) && kept;
+        let stateless = if more { random.once_in(2) && quiet } else { stateless };
+        let narrow = more && random.once_in(3);
+        // Which output is which only a state knows, when one was added.
+        let changing = changing && !(more && stateless);
         let telling = random.once_in(3) && may_know(wide.trouble) && !stateless;
         Self {
             dedup,
-            thins: thins && !stateless,
+            thins: thins && (more || !stateless),
+            narrow,
             thrifty,
             changing,
             stateless,
@@ -241,6 +255,7 @@ impl Plan {
             thrifty: false,
             changing: false,
             stateless: false,
+            narrow: false,
             telling: false,
         }
     }
@@ -318,6 +333,9 @@ impl Plan {
             spec.storage.outbox_bytes_max = [8 << 10, 16 << 10, 32 << 10][other.below(3) as usize];
             spec.limits.results_waiting_bytes_max = [2 << 10, 8 << 10][other.below(2) as usize];
         }
+        if self.narrow {
+            spec.limits.panes_bytes_max = narrow(&mut other);
+        }
         if self.thrifty {
             spec.storage.fsyncs_per_minute_max = [20, 60, 200][other.below(3) as usize];
         }
@@ -347,6 +365,11 @@ impl Plan {
 pub fn dedup(random: &mut Random) -> DedupSpec {
     let within = [3_600_000, 3_600_000, 3_600_000, 800][random.below(4) as usize] * MS;
     DedupSpec { within, entries_max: [1 << 20, 1 << 20, 1 << 20, 40][random.below(4) as usize] }
+}
+
+/// Memory for open windows: enough for some, or for all.
+pub fn narrow(random: &mut Random) -> usize {
+    [2 << 10, 6 << 10, 64 << 20][random.below(3) as usize]
 }
 
 /// What rots behind the back of an output that knows its place is taken for delivered.

@@ -14,7 +14,7 @@ use weir_engine::{
     record::Record,
     spec::{Durability, EngineSpec},
 };
-use weir_plugin_api::{Lane, Resume};
+use weir_plugin_api::{Identity, Lane, Resume};
 use weir_store::{Damage, Files, Recovered, RecoveredBlock, Store, StoreOptions, memory::Luck};
 
 use super::{
@@ -196,14 +196,21 @@ impl Simulator {
         let newest = blocks.last().map_or(0, |b| b.meta.first_record + u64::from(b.meta.records) - 1);
         let names: Vec<&str> = self.spec.outputs.iter().map(|o| o.name.as_str()).collect();
         let mut found = Vec::new();
-        for block in outbox {
+        // Of several versions the newest that is whole.
+        let mut newer: Vec<(u8, Identity, Identity)> = Vec::new();
+        let mut order: Vec<&FoundBlock> = outbox.iter().collect();
+        order.sort_by_key(|block| std::cmp::Reverse((block.lane, block.place.segment, block.place.offset)));
+        for block in order {
             let place = weir_store::OutboxPlace { segment: block.place.segment, offset: block.place.offset, bytes: block.place.bytes };
             let bytes = self.store.read_outbox(block.lane, place).ok().flatten();
             let lane = Lane::ALL[usize::from(block.lane)];
             if let Some(chunk) = bytes.as_ref().and_then(|bytes| chunk::decode(bytes, &names).ok()) {
                 let result = |i| ((lane, chunk.identity(i)), (content(&chunk, i, lane), self.order.route(chunk.route(i))));
-                let whole = chunk.identity(chunk.len() - 1).record <= newest;
-                self.adopted.extend((0..chunk.len()).filter(|_| whole).map(result));
+                let (first, last) = (chunk.identity(0), chunk.identity(chunk.len() - 1));
+                if last.record <= newest && newer.iter().all(|n| n.0 != block.lane || n.2 < first || n.1 > last) {
+                    newer.push((block.lane, first, last));
+                    self.adopted.extend((0..chunk.len()).map(result));
+                }
             }
             found.push((*block, bytes));
         }
@@ -215,12 +222,15 @@ impl Simulator {
     fn come_back(&mut self, recovered: Recovered, death: Death) -> Result<(), String> {
         let Recovered { checkpoint, blocks, outbox, damage } = recovered;
         if checkpoint.is_none() && self.plan.stateless {
-            let complete = damage.iter().all(|d| d.records == 0);
+            // What a checkpoint has need not be synced anywhere else.
+            let newest = blocks.last().map_or(0, |b| b.meta.first_record + u64::from(b.meta.records) - 1);
+            let complete = damage.iter().all(|d| d.records == 0) && newest >= death.synced;
             self.stateless |= !complete;
             self.seen.rebuilt += u64::from(complete);
         }
         let has_state = checkpoint.is_some();
-        let ends = checkpoint.as_ref().map_or([(if self.stateless { u64::MAX } else { 0 }, 0); 2], |c| c.ends);
+        let is_missing = damage.iter().any(|d| d.records > 0);
+        let ends = checkpoint.as_ref().map_or([(if is_missing { u64::MAX } else { 0 }, 0); 2], |c| c.ends);
         if let Some(beyond) = outbox.iter().find(|f| (f.place.segment, f.place.offset) >= ends[usize::from(f.lane)]) {
             return Err(format!("the outbox holds {beyond:?}, the checkpoint knows nothing behind {ends:?}"));
         }
@@ -399,9 +409,11 @@ impl Simulator {
             return Err(format!("batches up to {promised} were promised, of {tail:?} nothing is left"));
         }
         // So may those of a block that rotted, though nothing was promised with it: a deadline's.
-        let rotten = self.plan.rots() && ledger.records < death.released;
+        let rotten = (self.plan.rots() || self.stateless) && ledger.records < death.released;
         if acknowledged > 0 || weak || rotten || !middle.is_empty() || unsafe_since.is_some() {
-            self.note_disturbance(lost.iter().map(|l| l.0).chain([ledger.records + 1]).min().unwrap_or(0), death.before);
+            let first = lost.iter().map(|l| l.0).chain([ledger.records + 1]).min().unwrap_or(0);
+            // Without a state windows may have been begun anew above what is missing, from the first record on.
+            self.note_disturbance(if self.committed.is_above() { 0 } else { first }, death.before);
         }
         self.unbalanced |= broken > 0 && !weak || !middle.is_empty() && !self.stateless;
         let residues = ledger.residues();
@@ -498,7 +510,10 @@ impl Simulator {
         let (results, levels) = self.committed.results(&self.first)?;
         self.seen.results = results.len() as u64;
         if self.plan.trouble != Trouble::Clock {
-            self.committed.check_windows(&self.first, &results)?;
+            // The naive ones have room for all.
+            if !self.plan.narrow {
+                self.committed.check_windows(&self.first, &results)?;
+            }
             self.seen.transitions = self.committed.check_alerts_and_passed(&self.first, &results)?;
         }
         if !self.unbalanced && self.level != Some(levels[0]) {
@@ -593,8 +608,9 @@ impl Simulator {
             check_transitions(arrived.values().map(String::as_str)).map_err(|e| format!("output {output}: {e}"))?;
             check_replacements(arrived.values().map(String::as_str)).map_err(|e| format!("output {output}: {e}"))?;
         }
-        // Losing every state takes nothing back either. Of what is given up an older result may come again, and the newer one not.
-        if !self.plan.may_give_up() && (self.disturbed.is_empty() || self.plan.stateless) {
+        // Losing every state takes nothing back either, unless there was room for other points then. Of what is given up an older result may
+        // come again, and the newer one not.
+        if !self.plan.may_give_up() && (self.disturbed.is_empty() || self.plan.stateless && !self.plan.narrow) {
             self.sinks[output].check_windows().map_err(|e| format!("output {output}: {e}"))?;
         }
         Ok(())
