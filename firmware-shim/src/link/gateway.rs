@@ -149,6 +149,10 @@ impl Gateway {
                     self.seen = Seen { uptime_us, ..Seen::default() };
                     self.asked_after = None;
                 }
+                if hello.resets > self.seen.resets {
+                    // The reset it tells of explains the next question's uptime, if the one before this hello was lost.
+                    self.seen.uptime_us = 0;
+                }
                 (self.seen.oldest, self.seen.resets, self.seen.rebooted) = (hello.oldest, hello.resets, false);
                 let gone = hello.oldest - 1;
                 let lost = self.taken.map_or(0, |taken| gone.saturating_sub(taken.sequence));

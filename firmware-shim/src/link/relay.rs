@@ -84,6 +84,8 @@ struct World {
     device: Device<'static, DEPTH, 2>,
     gateway: Gateway,
     now_us: u64,
+    /// When the device last began: its uptime counts from there.
+    boot_us: u64,
     pushed: i64,
     /// Numbers taken since the last commit, and the durable ones.
     open: Vec<i64>,
@@ -101,6 +103,7 @@ impl World {
             device: Device::new(SCHEMA, Start::Nonce(77), Box::leak(Box::default())).expect("a schema that fits"),
             gateway: Gateway::new(None, CLOCK),
             now_us: 0,
+            boot_us: 0,
             pushed: 0,
             open: Vec::new(),
             durable: Vec::new(),
@@ -111,13 +114,17 @@ impl World {
         }
     }
 
+    fn uptime_us(&self) -> u64 {
+        self.now_us - self.boot_us
+    }
+
     fn step(&mut self, step: Step) {
         match step {
             Step::Read(count) => {
                 for _ in 0..count {
                     self.pushed += 1;
                     self.now_us += 1000;
-                    self.device.push(self.now_us, &[Some(Value::Scaled(self.pushed)), None]).expect("the schema's values");
+                    self.device.push(self.uptime_us(), &[Some(Value::Scaled(self.pushed)), None]).expect("the schema's values");
                 }
             }
             Step::Cross(damage) => self.cross(damage),
@@ -126,9 +133,9 @@ impl World {
                 self.lost += std::mem::take(&mut self.lost_open);
                 self.resume = self.gateway.taken();
                 let Some((nonce, sequence)) = self.resume else { return };
-                let mut ack = [0; WIRE_MAX];
+                let (mut ack, uptime_us) = ([0; WIRE_MAX], self.uptime_us());
                 let len = write_ack(nonce, sequence, &mut ack);
-                damaged(&ack[..len], damage, &mut self.late[1]).iter().for_each(|b| self.device.receive(*b, self.now_us));
+                damaged(&ack[..len], damage, &mut self.late[1]).iter().for_each(|b| self.device.receive(*b, uptime_us));
             }
             Step::Restart => {
                 self.open.clear();
@@ -139,22 +146,23 @@ impl World {
                 let row = self.device.row().expect("it drew a nonce");
                 self.device = Device::new(SCHEMA, Start::Row(row), Box::leak(Box::default())).expect("a schema that fits");
                 self.now_us += 1_000_000;
+                self.boot_us = self.now_us;
             }
             Step::Wait => self.now_us += 31_000_000,
         }
     }
 
     fn cross(&mut self, damage: Damage) {
-        let mut frame = [0; WIRE_MAX];
+        let (mut frame, uptime_us) = ([0; WIRE_MAX], self.uptime_us());
         loop {
             let len = self.gateway.reply(self.now_us + AHEAD_US, &mut frame);
             if len == 0 {
                 break;
             }
-            damaged(&frame[..len], damage, &mut self.late[1]).iter().for_each(|b| self.device.receive(*b, self.now_us));
+            damaged(&frame[..len], damage, &mut self.late[1]).iter().for_each(|b| self.device.receive(*b, uptime_us));
         }
         for _ in 0..3 {
-            let len = self.device.poll(self.now_us, &mut frame);
+            let len = self.device.poll(uptime_us, &mut frame);
             if len == 0 {
                 return;
             }
