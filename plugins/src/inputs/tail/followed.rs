@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::time::Instant;
@@ -156,6 +156,11 @@ impl Followed {
             self.decoder.decode(&rows, out);
         }
         if std::mem::take(&mut self.unsaid) { flush(out, resume, self.reached.position()).await } else { Ok(()) }
+    }
+
+    /// When it was written to last.
+    pub(super) fn modified(&self) -> Option<SystemTime> {
+        self.file.metadata().and_then(|m| m.modified()).ok()
     }
 
     /// Whether it still stands at its path.

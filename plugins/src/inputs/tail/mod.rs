@@ -169,8 +169,13 @@ impl Tail {
     async fn search(&mut self, resume: &mut Resume, files: &mut Vec<Followed>, out: &mut Collector) -> Result<(), PluginError> {
         let patterns = self.patterns.clone();
         let found: BTreeSet<PathBuf> = blocking(move || patterns.iter().flat_map(PathPattern::find).collect()).await?;
+        let before = files.len();
         for path in found {
             self.open(&path, resume, files, out).await?;
+        }
+        if files.len() != before || !self.started {
+            // Parts of one log that was rotated while nobody looked are read in the order they were written, whatever they are called now.
+            files.sort_by_cached_key(Followed::modified);
         }
         Ok(())
     }

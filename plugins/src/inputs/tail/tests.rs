@@ -252,3 +252,21 @@ async fn a_file_that_is_deleted_or_whose_directory_goes_is_read_to_its_end_and_g
     })
     .await;
 }
+
+#[tokio::test]
+async fn parts_of_a_log_that_was_rotated_while_it_was_down_are_read_in_the_order_they_were_written() {
+    let mut rig = Rig::new("a.log*", vec![("from_beginning", Item::Bool(true))]);
+    rig.append("a.log", "m v=1 1\n");
+    rig.run(async |_, receiver| assert_eq!(lines(receiver, 1).await, ["m v=1 1"])).await;
+    rig.append("a.log", "m v=2 2\n");
+    std::fs::rename(rig.path("a.log"), rig.path("a.log.9")).unwrap();
+    for (age, name, line) in [(3, "a.log.10", "m v=3 3\n"), (2, "a.log.11", "m v=4 4\n"), (1, "a.log", "m v=5 5\n")] {
+        rig.append(name, line);
+        let file = OpenOptions::new().append(true).open(rig.path(name)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(age)).unwrap();
+    }
+    let oldest = OpenOptions::new().append(true).open(rig.path("a.log.9")).unwrap();
+    oldest.set_modified(std::time::SystemTime::now() - Duration::from_secs(9)).unwrap();
+    let expected = ["m v=2 2", "m v=3 3", "m v=4 4", "m v=5 5"];
+    rig.run(async |_, receiver| assert_eq!(lines(receiver, 4).await, expected)).await;
+}
