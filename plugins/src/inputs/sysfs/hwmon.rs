@@ -10,7 +10,7 @@ use weir_plugin_api::{
     plugin::{AnyInput, BuildContext, BuiltInput, InputEntry, PluginError},
 };
 
-use super::{FILES_MAX, devices, names, number, text};
+use super::{Directory, FILES_MAX, names, number, text};
 use crate::inputs::sensing::{Found, Scan, Sensing};
 
 weir_plugin_api::options! {
@@ -39,12 +39,12 @@ const KINDS: [(&str, &str, f64); 8] = [
 
 fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
     let options = Options::read(section)?;
-    let scan = Chips { directory: PathBuf::from(options.root).join("class/hwmon") };
+    let scan = Chips { directory: Directory::new(&options.root, "class/hwmon") };
     Some(BuiltInput { input: AnyInput::Polled(Box::new(Sensing::new("hwmon", scan))), claims: Vec::new() })
 }
 
 struct Chips {
-    directory: PathBuf,
+    directory: Directory,
 }
 
 /// A chip and the files of its sensors.
@@ -75,7 +75,8 @@ impl Chip {
 
 impl Scan for Chips {
     fn scan(&mut self) -> Result<Vec<Found>, PluginError> {
-        let chips: Vec<Chip> = devices(&self.directory)?.into_iter().map(|hwmon| Chip::find(self.directory.join(&hwmon), hwmon)).collect();
+        let chips: Vec<Chip> =
+            self.directory.devices(|_| true)?.into_iter().map(|hwmon| Chip::find(self.directory.path.join(&hwmon), hwmon)).collect();
         let mut found = Vec::new();
         for chip in &chips {
             // Only the number tells two of one name apart whose place is not known.

@@ -4,7 +4,7 @@
 //! percent become whole units, kilopascals hectopascals; other units stay the kernel's. A channel without a scale has no unit: its count
 //! is the field `<channel>_raw`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use weir_firmware_shim::fault::Fault;
 use weir_plugin_api::{
@@ -12,7 +12,7 @@ use weir_plugin_api::{
     plugin::{AnyInput, BuildContext, BuiltInput, InputEntry, PluginError},
 };
 
-use super::{FILES_MAX, devices, fault, names, number, text};
+use super::{Directory, FILES_MAX, fault, names, number, text};
 use crate::inputs::sensing::{Found, Scan, Sensing};
 
 weir_plugin_api::options! {
@@ -34,20 +34,20 @@ pub static ENTRY: InputEntry = InputEntry {
 
 fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
     let options = Options::read(section)?;
-    let scan = Devices { directory: PathBuf::from(options.root).join("bus/iio/devices") };
+    let scan = Devices { directory: Directory::new(&options.root, "bus/iio/devices") };
     Some(BuiltInput { input: AnyInput::Polled(Box::new(Sensing::new("iio", scan))), claims: Vec::new() })
 }
 
 struct Devices {
-    directory: PathBuf,
+    directory: Directory,
 }
 
 impl Scan for Devices {
     fn scan(&mut self) -> Result<Vec<Found>, PluginError> {
         let mut found = Vec::new();
         // Triggers are listed beside the devices.
-        for device in devices(&self.directory)?.into_iter().filter(|name| name.starts_with("iio:device")) {
-            let directory = self.directory.join(&device);
+        for device in self.directory.devices(|name| name.starts_with("iio:device"))? {
+            let directory = self.directory.path.join(&device);
             let name = text(&directory.join("name")).unwrap_or_default();
             // The number of a device changes from boot to boot, where it is does not.
             let place = place(&directory).unwrap_or_else(|| device.clone());

@@ -10,7 +10,10 @@ pub mod iio;
 #[cfg(feature = "input-w1")]
 pub mod w1;
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use weir_firmware_shim::fault::Fault;
 use weir_plugin_api::plugin::PluginError;
@@ -33,9 +36,31 @@ fn names(directory: &Path, max: usize) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// The devices in a bus's directory.
-fn devices(directory: &Path) -> Result<Vec<String>, PluginError> {
-    names(directory, DEVICES_MAX).map_err(|error| PluginError::because(format_args!("listing {}", directory.display()), &error))
+/// The directory of a bus or class.
+struct Directory {
+    path: PathBuf,
+    /// The log has heard that it lists too many devices.
+    told: bool,
+}
+
+impl Directory {
+    fn new(root: &str, tail: &str) -> Self {
+        Self { path: Path::new(root).join(tail), told: false }
+    }
+
+    /// The names in it that `is_device` takes, the first of them by name when there are too many.
+    fn devices(&mut self, is_device: impl Fn(&str) -> bool) -> Result<Vec<String>, PluginError> {
+        let listed = names(&self.path, usize::MAX);
+        let mut devices = listed.map_err(|error| PluginError::because(format_args!("listing {}", self.path.display()), &error))?;
+        devices.retain(|name| is_device(name));
+        if devices.len() > DEVICES_MAX {
+            if !std::mem::replace(&mut self.told, true) {
+                tracing::warn!(directory = %self.path.display(), listed = devices.len(), read = DEVICES_MAX, "too many devices, the first by name are read");
+            }
+            devices.truncate(DEVICES_MAX);
+        }
+        Ok(devices)
+    }
 }
 
 /// A file's text without the space around it.

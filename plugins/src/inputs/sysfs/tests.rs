@@ -218,6 +218,19 @@ async fn a_sensor_that_is_gone_is_told_of_once_and_so_is_its_return() {
 }
 
 #[tokio::test]
+async fn of_too_many_devices_the_first_by_name_are_read_and_others_are_no_devices() {
+    let sys = Sys::new();
+    for number in 0..300 {
+        sys.write(&format!("bus/w1/devices/28-{number:012x}/w1_slave"), GOOD);
+        // What is no thermometer takes no place.
+        sys.write(&format!("bus/w1/devices/00-{number:012x}/id"), "");
+    }
+    let got = sys.build(&w1::ENTRY, vec![]).unwrap().gather().await.unwrap();
+    assert_eq!(got.len(), DEVICES_MAX);
+    assert!(got.last().unwrap().starts_with("w1,device=28-0000000000ff "), "{:?}", got.last());
+}
+
+#[tokio::test]
 async fn devices_keep_their_series_when_a_boot_numbers_them_otherwise() {
     let series = |lines: Vec<String>| {
         let mut series: Vec<String> = lines.into_iter().map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect();

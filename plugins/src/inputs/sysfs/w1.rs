@@ -3,7 +3,7 @@
 //! The driver's text has the scratchpad itself, so what is wrong with it is found as the firmware's driver does: the driver alone
 //! passes 85 °C, and nine zeros of a line held down, for temperatures.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use weir_firmware_shim::{fault::Fault, sensors::ds18b20::sixteenths};
 use weir_plugin_api::{
@@ -11,7 +11,7 @@ use weir_plugin_api::{
     plugin::{AnyInput, BuildContext, BuiltInput, InputEntry, PluginError},
 };
 
-use super::{devices, fault, text};
+use super::{Directory, fault, text};
 use crate::inputs::sensing::{Found, Scan, Sensing};
 
 weir_plugin_api::options! {
@@ -42,13 +42,13 @@ fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
         section.error_at("devices", "`devices` is empty");
         return None;
     }
-    let directory = PathBuf::from(options.root).join("bus/w1/devices");
+    let directory = Directory::new(&options.root, "bus/w1/devices");
     let scan = Thermometers { directory, wanted: options.devices, before: BTreeMap::new() };
     Some(BuiltInput { input: AnyInput::Polled(Box::new(Sensing::new("w1", scan))), claims: Vec::new() })
 }
 
 struct Thermometers {
-    directory: PathBuf,
+    directory: Directory,
     wanted: Option<Vec<String>>,
     /// The last good reading of each, sixteenths.
     before: BTreeMap<String, i16>,
@@ -58,7 +58,7 @@ impl Scan for Thermometers {
     fn scan(&mut self) -> Result<Vec<Found>, PluginError> {
         let found = match &self.wanted {
             Some(wanted) => wanted.clone(),
-            None => devices(&self.directory)?.into_iter().filter(|name| is_thermometer(name)).collect(),
+            None => self.directory.devices(is_thermometer)?,
         };
         let read = |name: String| {
             let value = self.read(&name);
@@ -70,7 +70,7 @@ impl Scan for Thermometers {
 
 impl Thermometers {
     fn read(&mut self, name: &str) -> Result<f64, Fault> {
-        let text = text(&self.directory.join(name).join("w1_slave")).map_err(|error| fault(&error))?;
+        let text = text(&self.directory.path.join(name).join("w1_slave")).map_err(|error| fault(&error))?;
         let (pad, is_right, thousandths) = parse(&text).ok_or(Fault::NotANumber)?;
         if !is_right {
             return Err(Fault::Checksum);
