@@ -67,10 +67,10 @@ fn await_more(directory: &Path, more: u64) {
     eventually(&format!("{more} more readings after {from}"), || (Arrived::read(directory).last() >= from + more).then_some(()));
 }
 
-fn config(relay: &Relay) -> String {
+fn config(port: &Path) -> String {
     format!(
         "[agent]\nomit_hostname = true\nflush_interval = \"50ms\"\n[[inputs.serial]]\nport = {:?}\ndata_format = \"frame\"\n[[outputs.file]]\nfiles = [\"out.lp\"]\n[storage]\ncommit_interval = \"20ms\"\n",
-        relay.port()
+        port
     )
 }
 
@@ -91,7 +91,7 @@ fn bad_line(seed: u64, harm: Harm) {
     let mut board = Board::start(path);
     let relay = Relay::start(board.serial(), seed);
     let began = Instant::now();
-    let mut agent = Agent::start(path, &config(&relay));
+    let mut agent = Agent::start(path, &config(relay.port()));
     await_more(path, 20);
     assert_eq!(count(&agent, "lost_link"), 0, "a good line loses nothing");
 
@@ -156,4 +156,43 @@ fn bad_line(seed: u64, harm: Harm) {
     let times: Vec<i64> = end.readings.values().flatten().copied().collect();
     let (first, last) = (times.iter().min().expect("some"), times.iter().max().expect("some"));
     assert!((last - first) as u128 <= began.elapsed().as_nanos() + 1_000_000_000, "{first} to {last}");
+}
+
+#[test]
+fn a_board_that_loses_its_power_and_is_plugged_in_elsewhere_goes_on_as_another_row() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path();
+    let port = path.join("by-id");
+    let plug_in = |place: &str| {
+        fs::create_dir(path.join(place)).expect("a place");
+        let board = Board::start(&path.join(place));
+        let _ = fs::remove_file(&port);
+        std::os::unix::fs::symlink(board.serial(), &port).expect("a name for the port");
+        board
+    };
+    let board = plug_in("here");
+    let agent = Agent::start(path, &config(&port));
+    await_more(path, 20);
+    // What its RAM held is gone: its numbers begin anew.
+    drop(board);
+    eventually("the input says that its port is gone", || (count(&agent, "failing") == 1).then_some(()));
+    let before = Arrived::read(path);
+    assert_eq!((before.missing(), count(&agent, "lost_link")), (0, 0), "a good line loses nothing");
+    let mut board = plug_in("there");
+
+    let row = || {
+        let is_new = |(number, times): (&u64, &Vec<i64>)| times.len() > before.readings.get(number).map_or(0, Vec::len);
+        Arrived::read(path).readings.iter().filter(|reading| is_new(*reading)).map(|(number, _)| *number).collect::<BTreeSet<_>>()
+    };
+    eventually("it goes on", || (row().len() >= 40).then_some(()));
+    board.freeze();
+    eventually("what is missing is what was counted", || {
+        let row = row();
+        (row.last().copied() == Some(row.len() as u64 + count(&agent, "lost_link"))).then_some(())
+    });
+    assert_eq!(count(&agent, "failing"), 0);
+    assert!(agent.log().contains("numbers its readings anew"), "that it began anew is said");
+    assert!(agent.terminate().success());
+    let arrived = Arrived::read(path);
+    assert!(arrived.readings.values().all(|times| times.len() <= 2), "once in each row: {arrived:?}");
 }
