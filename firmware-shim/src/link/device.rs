@@ -248,7 +248,7 @@ impl<'s, const DEPTH: usize, const FIELDS: usize> Device<'s, DEPTH, FIELDS> {
             return;
         }
         match self.decoder.message() {
-            Ok(Message::Ack { nonce, sequence }) if nonce == self.nonce && sequence < self.unsent => {
+            Ok(Message::Ack { nonce, sequence }) if nonce == self.nonce && sequence < self.unsent.max(self.retain.oldest()) => {
                 self.progressed |= self.retain.acknowledge(sequence);
             }
             Ok(Message::Ack { nonce, sequence }) if nonce == self.nonce && nonce != 0 => self.leave_row(sequence, now_us),
@@ -475,6 +475,18 @@ mod tests {
         let len = write_ack(6, 1, &mut ack);
         ack[..len].iter().for_each(|b| device.receive(*b, 0));
         assert_eq!(device.waiting(), 1);
+    }
+
+    #[test]
+    fn an_acknowledgement_of_what_was_dropped_unsent_is_of_our_row() {
+        let (mut device, mut ack) = (device(), [0; WIRE_MAX]);
+        for _ in 0..7 {
+            device.push(0, &[None]).expect("an absent value is one");
+        }
+        // The hello has told that the first three are gone, the data are still to be sent.
+        let len = write_ack(5, 3, &mut ack);
+        ack[..len].iter().for_each(|b| device.receive(*b, 0));
+        assert_eq!((device.waiting(), device.row().map(|row| row.nonce)), (4, Some(5)));
     }
 
     #[test]
