@@ -17,8 +17,8 @@ const AHEAD_US: u64 = 5_000_000_000;
 enum Step {
     /// Readings are taken.
     Read(u8),
-    /// What the device has to say crosses the line, damaged as said.
-    Cross(Damage),
+    /// What the gateway has to say and so many frames of the device cross the line, damaged as said.
+    Cross(Damage, u8),
     /// What the gateway took becomes durable and is acknowledged, the acknowledgement damaged as said.
     Commit(Damage),
     /// The gateway dies and comes back with what was durable.
@@ -50,7 +50,7 @@ fn damage() -> impl Strategy<Value = Damage> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (1u8..20).prop_map(Step::Read),
-        6 => damage().prop_map(Step::Cross),
+        6 => (damage(), 1u8..4).prop_map(|(damage, frames)| Step::Cross(damage, frames)),
         3 => damage().prop_map(Step::Commit),
         1 => Just(Step::Restart),
         1 => Just(Step::Reset),
@@ -127,7 +127,7 @@ impl World {
                     self.device.push(self.uptime_us(), &[Some(Value::Scaled(self.pushed)), None]).expect("the schema's values");
                 }
             }
-            Step::Cross(damage) => self.cross(damage),
+            Step::Cross(damage, frames) => self.cross(damage, frames),
             Step::Commit(damage) => {
                 self.durable.append(&mut self.open);
                 self.lost += std::mem::take(&mut self.lost_open);
@@ -152,7 +152,7 @@ impl World {
         }
     }
 
-    fn cross(&mut self, damage: Damage) {
+    fn cross(&mut self, damage: Damage, frames: u8) {
         let (mut frame, uptime_us) = ([0; WIRE_MAX], self.uptime_us());
         loop {
             let len = self.gateway.reply(self.now_us + AHEAD_US, &mut frame);
@@ -161,7 +161,7 @@ impl World {
             }
             damaged(&frame[..len], damage, &mut self.late[1]).iter().for_each(|b| self.device.receive(*b, uptime_us));
         }
-        for _ in 0..3 {
+        for _ in 0..frames {
             let len = self.device.poll(uptime_us, &mut frame);
             if len == 0 {
                 return;
@@ -194,8 +194,8 @@ proptest! {
         // The line heals.
         for _ in 0..60 {
             world.step(Step::Wait);
-            world.step(Step::Cross(Damage::None));
-            world.step(Step::Cross(Damage::None));
+            world.step(Step::Cross(Damage::None, 3));
+            world.step(Step::Cross(Damage::None, 3));
             world.step(Step::Commit(Damage::None));
         }
         prop_assert_eq!(world.device.waiting(), 0);
