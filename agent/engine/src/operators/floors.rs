@@ -10,7 +10,8 @@ use super::{
     window::{WindowOperator, ended::Newest},
 };
 
-/// Groups that are named, each with its own floor; of more than that there is one floor for all.
+/// Groups that are named, each with its own floor; of more than that there is one floor for all. Of groups that are beyond belief no more
+/// than these are remembered.
 const NAMED_MAX: usize = 512;
 
 /// Results up to which there may have been such as nothing is left of.
@@ -35,13 +36,15 @@ impl Operators {
         let windows = &self.stage.windows;
         let mut floors = Floors { common: windows.iter().map(WindowOperator::common).max().unwrap_or(i64::MIN), groups: Vec::new() };
         let all = windows.iter().map(WindowOperator::groups_known).sum::<usize>();
-        for Newest { series, time, .. } in windows.iter().flat_map(|window| window.reached(&self.stage.partitions)) {
-            let believed = newest_max.is_none_or(|max| time <= max);
-            if all <= NAMED_MAX || !believed && floors.groups.len() < NAMED_MAX {
-                floors.groups.push((series, time));
-            } else if believed {
-                floors.common = floors.common.max(time);
-            }
+        for window in windows {
+            window.each_reached(&self.stage.partitions, |series, time| {
+                let believed = newest_max.is_none_or(|max| time <= max);
+                if all <= NAMED_MAX || !believed && floors.groups.len() < NAMED_MAX {
+                    floors.groups.push((Arc::clone(series), time));
+                } else if believed {
+                    floors.common = floors.common.max(time);
+                }
+            });
         }
         floors
     }

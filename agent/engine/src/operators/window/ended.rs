@@ -143,24 +143,27 @@ impl WindowOperator {
 
     /// The newest results of all groups that sent any.
     pub fn newest(&self, partitions: &Partitions) -> Vec<Newest> {
-        self.newest_of(partitions, |_| i64::MIN)
+        let mut newest = Vec::new();
+        let keep = |series: &Arc<Series>, time, observed| newest.push(Newest { series: Arc::clone(series), time, observed });
+        self.each_newest(partitions, |_| i64::MIN, keep);
+        newest
     }
 
-    /// The newest results of all groups that sent any or have points for one.
-    pub fn reached(&self, partitions: &Partitions) -> Vec<Newest> {
-        self.newest_of(partitions, |group| group.panes.last().map_or(i64::MIN, |pane| pane.start.saturating_add(self.grid.every)))
+    /// Shows the newest results of all groups that sent any or have points for one: series and time.
+    pub fn each_reached(&self, partitions: &Partitions, mut take: impl FnMut(&Arc<Series>, i64)) {
+        let open = |group: &Group| group.panes.last().map_or(i64::MIN, |pane| pane.start.saturating_add(self.grid.every));
+        self.each_newest(partitions, open, |series, time, _| take(series, time));
     }
 
     /// `open`: start of the first window that holds nothing a group still has.
-    fn newest_of(&self, partitions: &Partitions, open: impl Fn(&Group) -> i64) -> Vec<Newest> {
+    fn each_newest(&self, partitions: &Partitions, open: impl Fn(&Group) -> i64, mut take: impl FnMut(&Arc<Series>, i64, i64)) {
         let grid = self.grid;
-        let mut newest = Vec::new();
         let mut add = |series: &Arc<Series>, observed: i64, next: i64, floor: i64| {
             // Below a floor that was taken over, what others have sent need not lie where windows of this one begin.
             let start = next.saturating_sub(grid.every).max(floor.saturating_sub(1));
             if next.max(floor) > i64::MIN + grid.every {
                 let time = if self.window().time_is_end { start.saturating_add(grid.period) } else { start };
-                newest.push(Newest { series: Arc::clone(series), time, observed });
+                take(series, time, observed);
             }
         };
         for (_, group) in self.live() {
@@ -171,7 +174,6 @@ impl WindowOperator {
         for (series, stone) in self.ended.iter() {
             add(series, stone.observed, grid.first_ending_after(stone.floor.watermark), stone.floor.start);
         }
-        newest
     }
 
     /// It starts anew: none of its results may lie on those another operator has sent.
