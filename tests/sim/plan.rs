@@ -8,8 +8,8 @@ use super::world::{self, MS, Random};
 pub const WIDE: u64 = 1000;
 /// From this seed on they have what came later too: earlier seeds keep the lives they found something in.
 pub const WIDEST: u64 = 1 << 52;
-/// From this seed on states are lost in lives with edits, thinned results and a mode that syncs seldom as well, and open windows have little
-/// room.
+/// From this seed on states are lost in lives with edits, with thinned results, with a mode that syncs seldom and on disks that rot as well,
+/// and open windows have little room.
 pub const WIDER_STILL: u64 = 1 << 54;
 /// Inputs that recognise by `dedup` what comes again, in lives that have it.
 pub const DEDUPS: [usize; 2] = [3, 5];
@@ -176,7 +176,7 @@ impl Plan {
         let more = seed >= WIDER_STILL;
         // What a mode without syncs loses with the states is all there is.
         let kept = wide.durability == Durability::Power || wide.durability == Durability::Crash && !wide.power_cuts;
-        let quiet = matches!(wide.trouble, Trouble::None | Trouble::Clock) && kept;
+        let quiet = !matches!(wide.trouble, Trouble::DiskErrors | Trouble::DiskFull) && kept;
         let stateless = if more { random.once_in(2) && quiet } else { stateless };
         let narrow = more && random.once_in(3);
         // Which output is which only a state knows, when one was added.

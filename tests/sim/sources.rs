@@ -168,8 +168,9 @@ impl Source {
             Kind::Polled => {
                 if self.readings.leaves_to_dedup(self.input) && self.next > 0 && random.once_in(3) {
                     // Once more, of late or of long ago.
-                    let back = [8, self.next as u64][random.below(2) as usize].min(self.next as u64);
-                    return Some((self.next - 1 - random.below(back) as usize, false));
+                    let said = self.next.min(self.items);
+                    let back = [8, said as u64][random.below(2) as usize].min(said as u64);
+                    return Some((said - 1 - random.below(back) as usize, false));
                 }
                 self.next += 1;
                 return Some((self.next - 1, false)).filter(|(item, _)| *item < self.items);

@@ -11,8 +11,8 @@ use super::plan::Plan;
 
 /// Steps after which a life that has not come to rest never will.
 const STEPS_MAX: usize = 100_000;
-/// A life takes a second or two.
-const LIFE_MAX: Duration = Duration::from_secs(60);
+/// A life takes a few seconds, on a machine that has much else to do a minute.
+const LIFE_MAX: Duration = Duration::from_secs(180);
 /// Between two steps its time is looked at; a step takes less than a millisecond.
 const STEP_MAX: Duration = Duration::from_secs(60);
 
