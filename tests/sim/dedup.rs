@@ -81,7 +81,7 @@ impl Remembered {
         }
         for said in sent {
             let is_recorded = left.next_if(|r| **r == said).is_some();
-            let known = self.entries.get(&said).filter(|_| said.timed);
+            let known = self.entries.get(&said).filter(|_| said.timed).copied();
             match known {
                 Some(entry) if is_recorded && !entry.doubtful && !knew_more => {
                     return Err(format!("{said:?} was recorded before, and is again"));
@@ -95,7 +95,8 @@ impl Remembered {
             if is_recorded && said.timed {
                 self.ever.insert(said.clone());
             }
-            let Some(spec) = spec.filter(|_| is_recorded && said.timed) else { continue };
+            // One that had been forgotten when it was recorded again, by what is lost now, is remembered as of its first time.
+            let Some(spec) = spec.filter(|_| is_recorded && said.timed && known.is_none_or(|entry| entry.doubtful)) else { continue };
             self.entries.insert(said, Entry { observed, place: self.recorded, doubtful: false });
             self.recorded += 1;
             let recorded = self.recorded;
