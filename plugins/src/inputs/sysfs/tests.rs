@@ -204,6 +204,27 @@ async fn sensors_of_a_chip_have_their_labels_and_a_broken_probe_is_a_fault() {
 }
 
 #[tokio::test]
+async fn thermometers_of_other_families_are_read_and_have_the_same_faults() {
+    // A DS1825 whose address pins are not all high, and a DS18S20.
+    for (name, good) in [("3b-0000000a5c1f", "4b 01 4b 46 73 ff 05 10 2b"), ("10-000801b5a2d3", "29 00 4b 46 ff ff 0c 10 9d")] {
+        let sys = Sys::new();
+        let mut input = sys.build(&w1::ENTRY, vec![]).unwrap();
+        let mut gather = async |pad: &str, thousandths: i32| {
+            sys.write(&format!("bus/w1/devices/{name}/w1_slave"), &format!("{pad} : crc=00 YES\n{pad} t={thousandths}\n"));
+            let lines = input.gather().await.unwrap();
+            lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default().to_owned()
+        };
+        assert_eq!(gather(good, 85_000).await, "fault=\"power_on_value\",code=5i");
+        assert_eq!(gather(good, 20_687).await, "temperature=20.687");
+        assert_eq!(gather("00 00 00 00 00 00 00 00 00", 0).await, "fault=\"checksum\",code=2i");
+        assert_eq!(gather(good, 85_000).await, "fault=\"power_on_value\",code=5i");
+        assert_eq!(gather(good, 83_500).await, "temperature=83.5");
+        assert_eq!(gather(good, 85_000).await, "temperature=85", "it was nearly that warm before");
+        assert_eq!(gather(good, 999_000).await, "fault=\"out_of_range\",code=4i");
+    }
+}
+
+#[tokio::test]
 async fn a_sensor_that_is_gone_is_told_of_once_and_so_is_its_return() {
     let sys = wire();
     let mut input = sys.build(&w1::ENTRY, vec![]).unwrap();

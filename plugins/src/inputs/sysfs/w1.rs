@@ -30,10 +30,12 @@ pub static ENTRY: InputEntry =
 
 /// Families `w1_therm` drives: DS18S20, DS1822, DS18B20, DS1825, DS28EA00.
 const FAMILIES: [&str; 5] = ["10", "22", "28", "3b", "42"];
-/// The one whose scratchpad is counted in other steps.
-const DS18S20: &str = "10";
-/// Its power-on value and range, thousandths of a degree.
+/// Those whose scratchpads have other bytes than a DS18B20's: the DS18S20 counts in other steps, the DS1825 has the levels of its address
+/// pins beside the resolution.
+const OTHERS: [&str; 2] = ["10-", "3b-"];
+/// Their power-on value, how near to it a reading must have been for it to be believed, and their range, thousandths of a degree.
 const POWER_ON: i32 = 85_000;
+const NEAR_POWER_ON: u32 = 5_000;
 const RANGE: std::ops::RangeInclusive<i32> = -55_000..=125_000;
 
 fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
@@ -75,16 +77,26 @@ impl Thermometers {
         if !is_right {
             return Err(Fault::Checksum);
         }
-        if name.starts_with(DS18S20) {
-            return match thousandths {
-                POWER_ON => Err(Fault::PowerOn),
-                t if RANGE.contains(&t) => Ok(f64::from(t) / 1000.0),
-                _ => Err(Fault::OutOfRange),
-            };
+        let before = self.before.get(name).copied();
+        if OTHERS.iter().any(|family| name.starts_with(family)) {
+            let thousandths = of_others(&pad, thousandths, before)?;
+            self.before.insert(name.to_owned(), (thousandths * 16 / 1000) as i16);
+            return Ok(f64::from(thousandths) / 1000.0);
         }
-        let sixteenths = sixteenths(&pad, self.before.get(name).copied())?;
+        let sixteenths = sixteenths(&pad, before)?;
         self.before.insert(name.to_owned(), sixteenths);
         Ok(f64::from(sixteenths) / 16.0)
+    }
+}
+
+/// What the driver made of a scratchpad whose bytes mean other things.
+fn of_others(pad: &[u8; 9], thousandths: i32, before: Option<i16>) -> Result<i32, Fault> {
+    match thousandths {
+        // A line held down, which has a right checksum.
+        _ if pad == &[0; 9] => Err(Fault::Checksum),
+        POWER_ON if before.is_none_or(|before| (i32::from(before) * 1000 / 16).abs_diff(POWER_ON) > NEAR_POWER_ON) => Err(Fault::PowerOn),
+        t if RANGE.contains(&t) => Ok(t),
+        _ => Err(Fault::OutOfRange),
     }
 }
 
