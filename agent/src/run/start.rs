@@ -266,7 +266,10 @@ fn recover(config: &Config, directory: &Path, clock: &SystemClock) -> Result<(St
     }
     if !has_state {
         let had_state = !nothing_waits || damage.iter().any(|d| d.place.starts_with("checkpoint"));
-        core.start_above(clock.now(), blocks.iter().map(|block| (core_meta(&block.meta), block.bytes.as_slice())), had_state);
+        let journal = blocks.iter().map(|block| (core_meta(&block.meta), block.bytes.as_slice()));
+        if core.start_above(clock.now(), journal, had_state) {
+            tracing::warn!("no state is left: windows that had begun by then are not delivered again, what comes for them is late");
+        }
     }
     let replayed = blocks.len();
     for block in blocks {

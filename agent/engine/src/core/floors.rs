@@ -1,6 +1,10 @@
 //! What a start goes by that finds no state: the first record behind every checkpoint says how far windows had come, and nothing is emitted
 //! below that again. The journal begins behind the checkpoint before last, so that it has such a record where anything is missing in front.
 
+use std::{collections::BTreeMap, sync::Arc};
+
+use weir_plugin_api::Series;
+
 use super::{BlockMeta, Core, Now};
 use crate::{
     codec::record,
@@ -23,8 +27,9 @@ pub(crate) enum Owed {
 
 impl Core {
     /// Every state is lost: windows begin above all that may have been emitted of what the `journal` does not have, in the order of its
-    /// records. `had_state`: there was one, whatever the journal says. After [`Core::adopt_outbox`], before anything is replayed.
-    pub fn start_above<'a>(&mut self, now: Now, journal: impl IntoIterator<Item = (BlockMeta, &'a [u8])>, had_state: bool) {
+    /// records. `had_state`: there was one, whatever the journal says. After [`Core::adopt_outbox`], before anything is replayed. Whether there
+    /// is anything that they begin above.
+    pub fn start_above<'a>(&mut self, now: Now, journal: impl IntoIterator<Item = (BlockMeta, &'a [u8])>, had_state: bool) -> bool {
         let (mut blocks, mut next, mut whole_from) = (Vec::new(), 1, 0);
         for (meta, bytes) in journal {
             if meta.first_record > next {
@@ -37,19 +42,28 @@ impl Core {
         if whole_from == 0 && blocks.first().is_some_and(|(meta, _)| meta.first_record == 1) {
             // Nothing is missing, unless it begins with what a start made up that found no journal either.
             let made_up = self.floors_in(&blocks[0]).filter(|(record, _)| *record == 1);
-            return self.operators.start_above(&made_up.unwrap_or_default().1);
+            self.operators.start_above(&made_up.as_ref().map_or_else(Floors::default, |(_, floors)| floors.clone()));
+            return made_up.is_some();
         }
         // Files that were free still have records of before: of what is missing between those the floors behind it know.
         let (before, behind) = blocks.split_at(whole_from);
         let found = behind.iter().find_map(|block| self.floors_in(block)).or_else(|| before.iter().rev().find_map(|b| self.floors_in(b)));
         if let Some((_, floors)) = found {
             self.operators.start_above(&floors);
-        } else if had_state {
-            let common = if now.quality == ClockQuality::Unset { i64::MIN } else { self.believed_max(now.wall) };
-            let floors = Floors { common, groups: outbox.into_values().collect() };
-            self.operators.start_above(&floors);
-            self.owed_floors = Owed::These(floors);
+            true
+        } else {
+            had_state && self.make_up_floors(now, outbox)
         }
+    }
+
+    /// Nothing says how far windows had come: the outbox and the clock do.
+    fn make_up_floors(&mut self, now: Now, outbox: BTreeMap<String, (Arc<Series>, i64)>) -> bool {
+        let common = if now.quality == ClockQuality::Unset { i64::MIN } else { self.believed_max(now.wall) };
+        let floors = Floors { common, groups: outbox.into_values().collect() };
+        self.operators.start_above(&floors);
+        let is_above = floors != Floors::default();
+        self.owed_floors = Owed::These(floors);
+        is_above
     }
 
     /// The first floors in a block, and which record they are. What is damaged inside is told of when it is replayed.
