@@ -15,7 +15,7 @@ use crate::{
 
 /// A flat directory of files.
 pub trait Files {
-    /// Names of all files.
+    /// Names of all files; directories, pipes and the like are none.
     ///
     /// # Errors
     /// [`StoreError::Io`].
@@ -185,7 +185,10 @@ impl Files for RealFiles {
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|e| self.error(Operation::List, "", e))?;
-            names.extend(entry.file_name().into_string());
+            // A directory can't be read or removed as a file, and a pipe would never end. What can't be asked is there all the same.
+            if fs::metadata(entry.path()).map_or(true, |m| m.is_file()) {
+                names.extend(entry.file_name().into_string());
+            }
         }
         names.sort_unstable();
         Ok(names)
@@ -285,5 +288,27 @@ mod tests {
         files.rename("unsynced", "7").unwrap();
         assert_eq!(files.read_at("7", 0, 10).unwrap(), b"first");
         assert!(files.open.len() <= OPEN_MAX);
+    }
+
+    #[test]
+    fn what_is_no_file_is_nobodys_journal_or_outbox() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for name in ["journal-000000", "checkpoint-0000000001", "outbox-1-00000007"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("journal-000001"), rustix::fs::Mode::RWXU).unwrap();
+        fs::write(at("journal-18446744073709551615"), "of nobody").unwrap();
+        fs::write(at("outbox-1-18446744073709551615"), "nor this").unwrap();
+        fs::write(at("checkpoint-18446744073709551615"), "nor this").unwrap();
+        let options = crate::StoreOptions { journal_bytes_max: 64 * 1024, new_id: 7 };
+        for round in 0..3 {
+            let (mut store, _) = crate::Store::open(RealFiles::open(directory.path()).unwrap(), &options).unwrap();
+            let meta = crate::BlockMeta { first_record: round + 1, records: 1, ..crate::BlockMeta::default() };
+            store.append(&meta, b"record").unwrap();
+            store.sync().unwrap();
+        }
+        let (_, recovered) = crate::Store::open(RealFiles::open(directory.path()).unwrap(), &options).unwrap();
+        assert_eq!(recovered.blocks.len(), 3);
     }
 }

@@ -163,8 +163,11 @@ impl Journal {
     fn scan<F: Files>(&mut self, files: &mut F) -> Result<(Vec<Found>, Vec<Damage>), StoreError> {
         let (mut found, mut damage) = (Vec::new(), Vec::new());
         for name in files.list()? {
-            let Some(number) = name.strip_prefix("journal-").and_then(|n| n.parse::<u64>().ok()) else { continue };
-            self.next_name = self.next_name.max(number.saturating_add(1));
+            // Another number follows each of ours.
+            let Some(number) = name.strip_prefix("journal-").and_then(|n| n.parse::<u64>().ok()).filter(|n| *n < u64::MAX) else {
+                continue;
+            };
+            self.next_name = self.next_name.max(number + 1);
             let (content, whole) = files::read_what_can_be(files, &name);
             if !whole {
                 damage.push(Damage::file(format!("{name}: parts can't be read")));

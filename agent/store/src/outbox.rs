@@ -33,7 +33,8 @@ fn name(lane: usize, segment: u64) -> String {
 pub fn parse(name: &str) -> Option<(usize, u64)> {
     let (lane, segment) = name.strip_prefix("outbox-")?.split_once('-')?;
     let lane: usize = lane.parse().ok().filter(|l| *l < 2)?;
-    Some((lane, segment.parse().ok()?))
+    // Another number follows each of ours.
+    Some((lane, segment.parse::<u64>().ok().filter(|n| *n < u64::MAX)?))
 }
 
 /// Ends behind every segment there is.
