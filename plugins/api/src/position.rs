@@ -1,6 +1,9 @@
 //! Where a batch came from, so that a source can go on exactly there after a crash, and what all recorded batches add up to.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+};
 
 /// One MQTT message as the broker may send it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +147,23 @@ impl Resume {
         self.touched.iter().filter_map(|file| self.files.get(file))
     }
 
+    /// A file is read that was not known: what was known of it on another device, as which its file system was mounted before, is forgotten.
+    /// It may be that device again one day, and the position would be an old one.
+    fn forget_other_devices(&mut self, file: &FilePosition) {
+        if self.files.contains_key(&file.file) {
+            return;
+        }
+        let mut next = self.files.keys().next().copied();
+        while let Some((device, _)) = next {
+            let same = (device, file.file.1);
+            if self.files.get(&same).is_some_and(|known| known.path == file.path) {
+                self.files.remove(&same);
+                self.touched.retain(|id| *id != same);
+            }
+            next = self.files.range((Bound::Excluded((device, u64::MAX)), Bound::Unbounded)).next().map(|(id, _)| *id);
+        }
+    }
+
     /// A file was read up to a new position.
     pub fn touch(&mut self, file: FilePosition) {
         if self.touched.back() != Some(&file.file) {
@@ -174,7 +194,10 @@ impl Resume {
                 ids.iter().for_each(|message| self.messages.insert(*message));
             }
             Position::Files(files) => {
-                files.iter().for_each(|file| self.touch(file.clone()));
+                for file in files {
+                    self.forget_other_devices(file);
+                    self.touch(file.clone());
+                }
             }
             Position::Sequence { nonce, sequence } => self.sequence = Some((*nonce, *sequence)),
             Position::Offsets(offsets) => self.offsets.extend(offsets.iter().cloned()),
@@ -206,6 +229,17 @@ mod tests {
         assert!(told.messages.is_empty(), "the broker has forgotten the session");
         take(&mut resume, 2 << 32, 9);
         assert_eq!(resume.messages.len(), 1, "the same, told with its first message");
+    }
+
+    #[test]
+    fn a_file_whose_device_has_another_number_is_known_once() {
+        let file = |device, offset| FilePosition { path: "log".into(), file: (device, 9), offset, head: 0 };
+        let mut resume = Resume::default();
+        for (device, offset) in [(1, 10), (2, 20), (1, 30)] {
+            resume.apply(&Position::Files(vec![file(device, offset)]));
+        }
+        assert_eq!(resume.files.into_values().collect::<Vec<_>>(), [file(1, 30)]);
+        assert_eq!(resume.touched, [(1, 9)]);
     }
 
     #[test]

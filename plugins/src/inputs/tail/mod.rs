@@ -201,7 +201,8 @@ impl Tail {
             }
             return Ok(());
         }
-        let saved = resume.files.get(&id).cloned();
+        let elsewhere = || resume.files_by_touch().filter(|f| Path::new(&f.path) == path).filter_map(|f| on_device(f, id)).last();
+        let saved = resume.files.get(&id).cloned().or_else(elsewhere);
         let succeeds = resume.files.values().any(|f| Path::new(&f.path) == path);
         let start = match (self.offset, saved) {
             _ if self.started && !resume.files.contains_key(&id) => Start::Beginning,
@@ -219,15 +220,15 @@ impl Tail {
     async fn find_moved(&self, resume: &mut Resume, files: &mut Vec<Followed>, out: &mut Collector) -> Result<(), PluginError> {
         for saved in resume.files.clone().into_values() {
             let path = PathBuf::from(&saved.path);
-            if identity(&path) == Some(saved.file) {
+            if identity(&path).is_some_and(|id| on_device(&saved, id).is_some()) {
                 continue;
             }
-            let (directory, wanted) = (path.parent().map(Path::to_owned).unwrap_or_default(), saved.file);
+            let (directory, wanted) = (path.parent().map(Path::to_owned).unwrap_or_default(), saved);
             let found = blocking(move || {
                 let entries = std::fs::read_dir(directory).ok()?;
-                entries.flatten().map(|e| e.path()).find(|p| identity(p) == Some(wanted))
+                entries.flatten().find_map(|e| Some((e.path(), on_device(&wanted, identity(&e.path())?)?)))
             });
-            if let Some(at) = found.await? {
+            if let Some((at, saved)) = found.await? {
                 self.follow(&at, &path, Start::Moved(saved), resume, files, out).await?;
             }
         }
@@ -267,6 +268,12 @@ impl Tail {
 /// Device and inode of a file.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|m| (m.dev(), m.ino()))
+}
+
+/// The position as one of the file `id`, if that may be the same: a file system can be another device after a reboot, its inodes stay.
+/// Whether it is the same is told by how it begins.
+fn on_device(saved: &FilePosition, id: (u64, u64)) -> Option<FilePosition> {
+    (saved.file.1 == id.1).then(|| FilePosition { file: id, ..saved.clone() })
 }
 
 /// Sends what was collected with the position it reaches, and remembers that for a restart of the input alone.

@@ -270,3 +270,25 @@ async fn parts_of_a_log_that_was_rotated_while_it_was_down_are_read_in_the_order
     let expected = ["m v=2 2", "m v=3 3", "m v=4 4", "m v=5 5"];
     rig.run(async |_, receiver| assert_eq!(lines(receiver, 4).await, expected)).await;
 }
+
+#[tokio::test]
+async fn a_file_system_that_is_another_device_after_a_reboot_has_the_same_files() {
+    let mut rig = Rig::new("a.log", vec![("from_beginning", Item::Bool(true))]);
+    rig.append("a.log", "m v=1 1\nm v=2 2\n");
+    rig.run(async |_, receiver| assert_eq!(lines(receiver, 2).await, ["m v=1 1", "m v=2 2"])).await;
+    let renumber = |rig: &mut Rig| {
+        let files = std::mem::take(&mut rig.resume).files.into_values();
+        files.for_each(|f| rig.resume.touch(FilePosition { file: (f.file.0 + 1, f.file.1), ..f }));
+    };
+    renumber(&mut rig);
+    rig.append("a.log", "m v=3 3\n");
+    rig.run(async |_, receiver| assert_eq!(lines(receiver, 1).await, ["m v=3 3"])).await;
+    renumber(&mut rig);
+    rig.append("a.log", "m v=4 4\n");
+    std::fs::rename(rig.path("a.log"), rig.path("a.log.1")).unwrap();
+    rig.append("a.log", "m v=5 5\n");
+    rig.run(async |_, receiver| assert_eq!(lines(receiver, 2).await, ["m v=4 4", "m v=5 5"])).await;
+    renumber(&mut rig);
+    std::fs::write(rig.path("a.log"), "m v=6 6\nm v=7 7\n").unwrap();
+    rig.run(async |_, receiver| assert_eq!(lines(receiver, 2).await, ["m v=6 6", "m v=7 7"], "another file in that inode")).await;
+}
