@@ -94,6 +94,34 @@ fn sighup_takes_a_new_configuration_and_refuses_a_broken_one() {
 }
 
 #[test]
+fn a_reload_into_a_state_directory_that_cannot_be_opened_is_refused_and_the_old_agent_goes_on() {
+    let directory = folder();
+    let path = directory.path();
+    append(path, "m a=1 1700000001000000000\n");
+    let agent = Agent::start(path, FOLLOW);
+    fs::write(path.join("file"), "").expect("a file where a directory should be");
+    let config = fs::read_to_string(path.join("weir.toml")).expect("a configuration");
+    let elsewhere = config.replace(&format!("{:?}", path.join("state")), &format!("{:?}", path.join("file/state")));
+    assert_ne!(config, elsewhere);
+    fs::write(path.join("weir.toml"), elsewhere).expect("written");
+    agent.signal("HUP");
+    eventually("it is refused", || agent.log().contains("new configuration refused").then_some(()));
+    assert!(agent.log().contains("file/state"), "{}", agent.log());
+    append(path, "m a=2 1700000002000000000\n");
+    eventually("the old one goes on", || output(path).contains("a=2").then_some(()));
+    // By another name it is the same directory still.
+    std::os::unix::fs::symlink(path.join("state"), path.join("link")).expect("a link");
+    fs::write(path.join("weir.toml"), config.replace(&format!("{:?}", path.join("state")), &format!("{:?}", path.join("link"))))
+        .expect("written");
+    agent.signal("HUP");
+    eventually("the next generation runs", || (agent.log().matches("running directory=").count() == 2).then_some(()));
+    append(path, "m a=3 1700000003000000000\n");
+    eventually("it goes on where the old one was", || output(path).contains("a=3").then_some(()));
+    assert_eq!(output(path).lines().count(), 3, "{}", output(path));
+    assert!(agent.terminate().success());
+}
+
+#[test]
 fn a_reload_keeps_its_status_addresses_from_whoever_holds_on_to_them() {
     let directory = folder();
     let port = free_port();

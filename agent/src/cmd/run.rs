@@ -1,7 +1,7 @@
 //! `weir run`: starts the agent and answers signals.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -9,6 +9,7 @@ use std::{
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use weir_plugin_api::plugin::{InternalPoint, Stop};
+use weir_store::RealFiles;
 
 use super::{ConfigArgs, DONE, FAILED, WRONG, show};
 use crate::{
@@ -191,7 +192,8 @@ async fn generation(
     let watch = running.power_fail.take().map(|line| tokio::spawn(line.watch(watched.clone(), power_fails(&running))));
     notify::ready();
     tracing::info!(directory = %running.directory.display(), inputs = running.names.inputs.len(), outputs = running.names.outputs.len(), "running");
-    let ending = wait(&mut running, asked, reload).await;
+    let directory = running.directory.clone();
+    let ending = wait(&mut running, asked, &|| reload().filter(|next| can_open(next, options, &directory))).await;
     if matches!(ending, Ending::Stop) {
         notify::stopping();
     }
@@ -219,6 +221,19 @@ async fn generation(
         Ending::Stop => Err(DONE),
         Ending::Finished { .. } if ended.failed || ended.undelivered > 0 => Err(FAILED),
         Ending::Finished { .. } => Err(DONE),
+    }
+}
+
+/// Whether the state directory of the next configuration can be opened, if it is another one: after the old agent has ended is too late to ask.
+fn can_open(next: &Config, options: &RunOptions, current: &Path) -> bool {
+    let directory = options.state_directory(next);
+    let is_ours = matches!((directory.canonicalize(), current.canonicalize()), (Ok(next), Ok(current)) if next == current);
+    match if is_ours { Ok(()) } else { RealFiles::open(&directory).map(drop) } {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!(directory = %directory.display(), error = error.with_causes(), "the state directory can't be opened");
+            false
+        }
     }
 }
 

@@ -33,6 +33,8 @@ use weir_plugins::power_fail::PowerFail;
 pub use delivery::OutputHealth;
 pub use handle::CoreHandle;
 
+use crate::config::{self, Config, System};
+
 /// Names of everything, for the ledger's readers.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
@@ -49,6 +51,13 @@ pub struct RunOptions {
     pub once: bool,
     /// The state directory, overriding the configuration.
     pub directory: Option<PathBuf>,
+}
+
+impl RunOptions {
+    /// Where the state of an agent with this configuration lives.
+    pub fn state_directory(&self, config: &Config) -> PathBuf {
+        self.directory.clone().unwrap_or_else(|| config::state_directory(config.directory.as_deref(), &System::default()))
+    }
 }
 
 /// A started agent.

@@ -32,10 +32,7 @@ use super::{
     writes::SharedWrites,
 };
 use crate::{
-    config::{
-        self, System,
-        types::{Config, ConfiguredInput},
-    },
+    config::types::{Config, ConfiguredInput},
     sys::{clock::SystemClock, notify},
 };
 
@@ -52,7 +49,7 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>, wri
     if options.once {
         refuse_endless(&config.inputs)?;
     }
-    let directory = options.directory.clone().unwrap_or_else(|| config::state_directory(config.directory.as_deref(), &System::default()));
+    let directory = options.state_directory(&config);
     let (store, core) = recover(&config, &directory, clock)?;
     let (handle, inbox) = CoreHandle::new();
     let names = Names {
