@@ -59,14 +59,17 @@ async fn accept(
         most => most,
     };
     let places = Arc::new(Semaphore::new(most));
-    let (mut said, mut refused) = (None::<Instant>, 0_u64);
+    let (mut said, mut refused, mut failed) = (None::<Instant>, 0_u64, None::<Instant>);
     loop {
         while connections.try_join_next().is_some() {}
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, or the peer is gone already: the others go on.
-                tracing::warn!(input, %error, "cannot accept a connection");
+                if failed.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+                    tracing::warn!(input, %error, "cannot accept a connection");
+                    failed = Some(Instant::now());
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

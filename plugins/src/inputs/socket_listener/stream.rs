@@ -14,6 +14,7 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixListener},
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
+    time::Instant,
 };
 use tokio_rustls::TlsAcceptor;
 use weir_plugin_api::{
@@ -33,6 +34,9 @@ const POOL: usize = 16;
 
 /// Longest time for a TLS handshake.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// A log line about connections that are refused or can't be accepted at most this often.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// How connections are treated.
 #[derive(Clone)]
@@ -88,13 +92,13 @@ pub(super) async fn serve(
     let settings = Arc::new(settings);
     let pool = Arc::new(Mutex::new(Vec::new()));
     let handles = Handles { blocks, pool: Arc::clone(&pool), stop, settings: Arc::clone(&settings) };
-    let stop = context.stop.clone();
+    let (stop, input) = (context.stop.clone(), context.name.clone());
     let accepting = async move {
         let mut connections = JoinSet::new();
         let requested = stop.requested();
         tokio::select! {
             () = requested => {}
-            () = accept(listener, &handles, &mut connections) => {}
+            () = accept(listener, &input, &handles, &mut connections) => {}
         }
         let _ = stopping.send(true);
         drop(handles);
@@ -115,12 +119,13 @@ pub(super) async fn serve(
     tokio::try_join!(accepting, decoding).map(|((), ())| ())
 }
 
-async fn accept(listener: Listener<'_>, handles: &Handles, connections: &mut JoinSet<()>) {
+async fn accept(listener: Listener<'_>, input: &str, handles: &Handles, connections: &mut JoinSet<()>) {
     let most = match handles.settings.connections_max {
         0 => Semaphore::MAX_PERMITS,
         most => most,
     };
     let places = Arc::new(Semaphore::new(most));
+    let (mut said, mut refused, mut failed) = (None::<Instant>, 0_u64, None::<Instant>);
     loop {
         while connections.try_join_next().is_some() {}
         let accepted = match listener {
@@ -131,13 +136,20 @@ async fn accept(listener: Listener<'_>, handles: &Handles, connections: &mut Joi
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, or the peer is gone already: the others go on.
-                tracing::warn!(%error, "cannot accept a connection");
+                if failed.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+                    tracing::warn!(input, %error, "cannot accept a connection");
+                    failed = Some(Instant::now());
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tracing::warn!(%peer, limit = handles.settings.connections_max, "refused a connection, there are too many");
+            refused += 1;
+            if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+                tracing::warn!(input, %peer, limit = handles.settings.connections_max, refused, "refused connections, there are too many");
+                (said, refused) = (Some(Instant::now()), 0);
+            }
             continue;
         };
         let handles = handles.clone();
