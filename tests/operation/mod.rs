@@ -122,6 +122,29 @@ fn a_reload_into_a_state_directory_that_cannot_be_opened_is_refused_and_the_old_
 }
 
 #[test]
+fn what_is_asked_for_during_a_reload_is_not_forgotten() {
+    let directory = folder();
+    let path = directory.path();
+    // It takes connections and says nothing, so that the agent that gives way waits for it.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("its address");
+    let output = format!("[[outputs.http]]\nurl = \"http://{address}/\"\ndata_format = \"influx\"\n");
+    append(path, "m a=1 1700000001000000000\n");
+    let agent = Agent::start(path, &format!("{FOLLOW}{output}"));
+    let reloads = |agent: &Agent| agent.log().matches("configuration read again").count();
+    let begun = |agent: &Agent, generation| (agent.log().matches("running directory=").count() == generation).then_some(());
+    eventually("a write is under way", || (agent.status()["outputs"][1]["in_flight"] == 1).then_some(()));
+    agent.signal("HUP");
+    eventually("it is read again", || (reloads(&agent) == 1).then_some(()));
+    assert!(begun(&agent, 1).is_some(), "the old one has not given way yet");
+    agent.signal("HUP");
+    eventually("it is read once more", || (reloads(&agent) == 2).then_some(()));
+    assert!(begun(&agent, 2).is_some());
+    agent.signal("TERM");
+    assert!(agent.end().success());
+}
+
+#[test]
 fn a_reload_keeps_its_status_addresses_from_whoever_holds_on_to_them() {
     let directory = folder();
     let port = free_port();

@@ -137,13 +137,33 @@ pub fn run(config: Config, options: &RunOptions, core: &SharedCore, reload: impl
     }
 }
 
+/// What the agent is told by signals. They are listened for from the very start to the end: one that comes before there is an agent, or while
+/// one gives way to the next, is answered by the next.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    /// A checkpoint is asked for.
+    asked: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            asked: signal(SignalKind::user_defined1())?,
+        })
+    }
+}
+
 /// One generation per configuration: a reload stops the old agent in order and starts the new one on the same state.
 async fn generations(mut config: Config, options: &RunOptions, core: &SharedCore, reload: impl Fn() -> Option<Config>) -> u8 {
     let clock = Arc::new(SystemClock::default());
     let writes = SharedWrites::new(clock.clone());
-    // From the very start: before there is an agent it must not end the process, and it is answered once there is one.
-    let mut asked = match signal(SignalKind::user_defined1()) {
-        Ok(asked) => asked,
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
         Err(error) => {
             tracing::error!(%error, "can't listen for signals");
             return FAILED;
@@ -157,7 +177,7 @@ async fn generations(mut config: Config, options: &RunOptions, core: &SharedCore
         };
         tracing::debug!(configuration = format!("{hash:016x}"), "configuration in force");
         core.set(&running.core);
-        match generation(running, status, options, &mut asked, &reload).await {
+        match generation(running, status, options, &mut signals, &reload).await {
             Ok(next) => {
                 notify::reloading();
                 config = *next;
@@ -183,7 +203,7 @@ async fn generation(
     mut running: Running,
     status: StatusOptions,
     options: &RunOptions,
-    asked: &mut Signal,
+    signals: &mut Signals,
     reload: &impl Fn() -> Option<Config>,
 ) -> Result<Box<Config>, u8> {
     let (served, servers) = serve(&running, status, options);
@@ -193,7 +213,7 @@ async fn generation(
     notify::ready();
     tracing::info!(directory = %running.directory.display(), inputs = running.names.inputs.len(), outputs = running.names.outputs.len(), "running");
     let directory = running.directory.clone();
-    let ending = wait(&mut running, asked, &|| reload().filter(|next| can_open(next, options, &directory))).await;
+    let ending = wait(&mut running, signals, &|| reload().filter(|next| can_open(next, options, &directory))).await;
     if matches!(ending, Ending::Stop) {
         notify::stopping();
     }
@@ -293,24 +313,19 @@ fn serve(running: &Running, status: StatusOptions, options: &RunOptions) -> (Arc
 }
 
 /// Waits for whatever ends this agent. A reload that is refused ends nothing.
-async fn wait(running: &mut Running, asked: &mut Signal, reload: &impl Fn() -> Option<Config>) -> Ending {
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
-        tracing::error!("can't listen for signals");
-        return Ending::Stop;
-    };
+async fn wait(running: &mut Running, signals: &mut Signals, reload: &impl Fn() -> Option<Config>) -> Ending {
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ending::Stop,
-            _ = interrupt.recv() => return Ending::Stop,
-            _ = hangup.recv() => match reload() {
+            _ = signals.terminate.recv() => return Ending::Stop,
+            _ = signals.interrupt.recv() => return Ending::Stop,
+            _ = signals.hangup.recv() => match reload() {
                 Some(config) => {
                     tracing::info!("configuration read again");
                     return Ending::Reload(Box::new(config));
                 }
                 None => tracing::error!("new configuration refused, the old one goes on"),
             },
-            _ = asked.recv() => {
+            _ = signals.asked.recv() => {
                 let checkpoints = running.checkpoints.clone();
                 // It says itself how it went.
                 tokio::spawn(async move { checkpoints.make("SIGUSR1").await });
