@@ -235,7 +235,8 @@ impl Committed {
 
     /// The configuration the first record found, and its order.
     pub fn beginning(&self, first: &Arc<EngineSpec>) -> (Arc<EngineSpec>, Order) {
-        let is_lost = self.blocks.first().is_some_and(|block| block.config.is_none());
+        // Where floors lie is a matter of its windows, whatever comes next.
+        let is_lost = self.is_above() || self.blocks.first().is_some_and(|block| block.config.is_none());
         let began = self.began.as_ref().filter(|_| is_lost).unwrap_or(first);
         (Arc::clone(began), Order::first(first).next(first, began))
     }
