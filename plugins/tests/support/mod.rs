@@ -200,11 +200,15 @@ impl Subscriber {
         Self { process, file }
     }
 
-    /// Waits for `count` messages: `retained topic payload`.
+    /// Waits for `count` lines of messages, not counting empty ones: `retained topic payload`.
     pub async fn messages(&self, count: usize) -> Vec<String> {
-        let read = || std::fs::read_to_string(&self.file).unwrap_or_default();
-        eventually(&format!("{count} messages"), || read().lines().count() >= count).await;
-        read().lines().map(str::to_owned).collect()
+        let read = || {
+            let text = std::fs::read_to_string(&self.file).unwrap_or_default();
+            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+            whole.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+        };
+        eventually(&format!("{count} lines"), || read().len() >= count).await;
+        read()
     }
 }
 
