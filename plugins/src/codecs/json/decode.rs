@@ -258,6 +258,7 @@ impl JsonDecoder {
                     append(key, name);
                     match leaf {
                         Leaf::Number(v) => append_with(key, |key| number::write_float(*v, key)),
+                        Leaf::Large(v) => append_with(key, |key| number::write_float(*v as f64, key)),
                         Leaf::Bool(v) => append(key, if *v { "true" } else { "false" }),
                         Leaf::Text(range) => append(key, leaves.text(range)),
                     }
@@ -289,6 +290,7 @@ impl JsonDecoder {
             let value = match leaf {
                 _ if role.tag || rules.time.as_ref().is_some_and(|(key, _)| key == name) => continue,
                 Leaf::Number(v) => Value::Float(*v),
+                Leaf::Large(v) => Value::Float(*v as f64),
                 Leaf::Bool(v) if role.text => Value::Bool(*v),
                 Leaf::Text(range) if role.text => Value::Text(leaves.text(range)),
                 _ => continue,
@@ -326,6 +328,7 @@ impl Rules {
                 number::write_float(*v, &mut digits);
                 format.read(std::str::from_utf8(&digits).unwrap_or("")).map(Some)
             }
+            Leaf::Large(v) => format.read(itoa::Buffer::new().format(*v)).map(Some),
             Leaf::Bool(_) => Err(format!("the time \"{key}\" is a boolean")),
         }
     }

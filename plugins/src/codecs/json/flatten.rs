@@ -8,6 +8,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Leaf {
     Number(f64),
+    /// A whole number that a float may not hold exactly: as a time it counts to the last digit.
+    Large(i64),
     Bool(bool),
     Text(Range<usize>),
 }
@@ -93,11 +95,18 @@ impl<'de> Visitor<'de> for Inner<'_> {
     }
 
     fn visit_i64<E: Error>(self, v: i64) -> Result<(), E> {
-        self.visit_f64(v as f64)
+        if v.unsigned_abs() < 1 << f64::MANTISSA_DIGITS {
+            return self.visit_f64(v as f64);
+        }
+        self.0.push(Leaf::Large(v));
+        Ok(())
     }
 
     fn visit_u64<E: Error>(self, v: u64) -> Result<(), E> {
-        self.visit_f64(v as f64)
+        match i64::try_from(v) {
+            Ok(v) => self.visit_i64(v),
+            Err(_) => self.visit_f64(v as f64),
+        }
     }
 
     fn visit_f64<E: Error>(self, v: f64) -> Result<(), E> {

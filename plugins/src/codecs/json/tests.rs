@@ -52,6 +52,10 @@ fn telegrafs_documented_examples_read_as_documented() {
     let array = r#"[{"a": 5, "t": 7}, {"a": 7, "t": 8.5}]"#;
     let options = [("json_time_key", text("t")), ("json_time_format", text("unix"))];
     assert_eq!(read(&options, array).0, ["test a=5 7000000000", "test a=7 8500000000"]);
+    let nanoseconds = r#"[{"a": 1, "t": 1700000000830000083}, {"a": 2, "t": 1700000000830000084}, {"a": 3, "t": "1700000000830000085"}]"#;
+    let options = [("json_time_key", text("t")), ("json_time_format", text("unix_ns"))];
+    let expected = ["test a=1 1700000000830000083", "test a=2 1700000000830000084", "test a=3 1700000000830000085"];
+    assert_eq!(read(&options, nanoseconds).0, expected, "neighbouring nanoseconds stay two times");
     let deep = r#"{"obj": {"name": {"first": "Tom", "last": "Anderson"}, "age":37, "children": ["Sara","Alex","Jack"],
         "friends": [{"first": "Dale", "last": "Murphy", "age": 44}, {"first": "Roger", "last": "Craig", "age": 68}]}}"#;
     let options = [("json_query", text("obj.friends")), ("tag_keys", list(&["first"])), ("json_string_fields", list(&["last"]))];
