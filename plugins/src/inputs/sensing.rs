@@ -89,7 +89,7 @@ impl<S: Scan + 'static> Sensing<S> {
         }
         self.tell_of_gone(input, out);
         if self.lines > LINES_MAX {
-            tracing::warn!(input, more = self.lines - LINES_MAX, "more sensors failed, recovered or are gone");
+            tracing::warn!(%input, more = self.lines - LINES_MAX, "more sensors failed, recovered or are gone");
         }
         if self.known.len() > KNOWN_MAX {
             let scans = self.scans;
@@ -103,10 +103,10 @@ impl<S: Scan + 'static> Sensing<S> {
         let before = self.known.insert((found.tags.clone(), found.field.clone()), new).and_then(|known| known.fault);
         match new.fault {
             Some(fault) if before != Some(fault) && self.logs() => {
-                tracing::warn!(input, sensor = ?tags, field = %found.field, %fault, "a sensor has a fault");
+                tracing::warn!(%input, sensor = ?tags, field = %found.field, %fault, "a sensor has a fault");
             }
             None if before.is_none() => return,
-            None if self.logs() => tracing::info!(input, sensor = ?tags, field = %found.field, "a sensor is well again"),
+            None if self.logs() => tracing::info!(%input, sensor = ?tags, field = %found.field, "a sensor is well again"),
             _ => {}
         }
         write_fault(self.measurement, tags, &found.field, new.fault.unwrap_or(Fault::None), out);
@@ -128,7 +128,7 @@ impl<S: Scan + 'static> Sensing<S> {
             let tags = borrowed(tags);
             self.lines += 1;
             if self.lines <= LINES_MAX {
-                tracing::warn!(input, sensor = ?tags, field, "a sensor is gone");
+                tracing::warn!(%input, sensor = ?tags, field, "a sensor is gone");
             }
             write_fault(self.measurement, &tags, field, Fault::Missing, out);
         }

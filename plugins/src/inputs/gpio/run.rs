@@ -155,7 +155,7 @@ impl Gpio {
         for line in &self.lines {
             let line = line.input;
             if !inputs.has(line.offset) && inputs.add(self.chip.as_ref(), &[line]).is_empty() {
-                tracing::info!(input, line = line.offset, "the GPIO line is read now");
+                tracing::info!(%input, line = line.offset, "the GPIO line is read now");
             }
         }
     }

@@ -67,7 +67,7 @@ async fn accept(
             Err(error) => {
                 // Out of file descriptors, or the peer is gone already: the others go on.
                 if failed.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
-                    tracing::warn!(input, %error, "cannot accept a connection");
+                    tracing::warn!(%input, %error, "cannot accept a connection");
                     failed = Some(Instant::now());
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -77,7 +77,7 @@ async fn accept(
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             refused += 1;
             if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
-                tracing::warn!(input, %peer, limit = settings.connections_max, refused, "refused connections, there are too many");
+                tracing::warn!(%input, %peer, limit = settings.connections_max, refused, "refused connections, there are too many");
                 (said, refused) = (Some(Instant::now()), 0);
             }
             continue;

@@ -494,9 +494,9 @@ impl Serving<'_> {
     fn subscribed(&mut self, answers: &[Result<u8, String>], input: &str) -> Result<(), Over> {
         for (topic, answer) in self.consumer.subscribed.iter().zip(answers) {
             match answer {
-                Err(reason) => tracing::error!(input, topic, reason, "the broker refuses a subscription"),
+                Err(reason) => tracing::error!(%input, topic, reason, "the broker refuses a subscription"),
                 Ok(qos) if *qos < self.consumer.qos => {
-                    tracing::warn!(input, topic, granted = qos, "the broker grants less than the qos asked for: messages can get lost");
+                    tracing::warn!(%input, topic, granted = qos, "the broker grants less than the qos asked for: messages can get lost");
                 }
                 Ok(_) => {}
             }

@@ -41,7 +41,7 @@ impl Log {
     pub(super) fn hello(&mut self, hello: &Hello<'_>, new_boot: bool, now: i64, input: &str) {
         let (device, nonce, resets, dropped) = (hello.device, hello.nonce, hello.resets, hello.dropped);
         let (held_back, refused) = (hello.held_back, hello.refused);
-        tracing::debug!(input, device, nonce, resets, dropped, held_back, refused, new_boot, "hello");
+        tracing::debug!(%input, device, nonce, resets, dropped, held_back, refused, new_boot, "hello");
         let before = self.row.replace((nonce, resets));
         let is_reset = before.is_some_and(|(_, before)| before < resets);
         if before.is_none() || !(new_boot || is_reset) {
@@ -49,7 +49,7 @@ impl Log {
         }
         let Some(more_since_last) = self.boot_is_due(now) else { return };
         if !new_boot {
-            tracing::info!(input, device, resets, more_since_last, "the device was reset");
+            tracing::info!(%input, device, resets, more_since_last, "the device was reset");
         } else if before.is_some_and(|(before, _)| before == nonce) {
             tracing::warn!(
                 input,
@@ -95,7 +95,7 @@ impl Log {
         } else {
             "no hello says what they are"
         };
-        tracing::warn!(input, reason, "readings come and none of them can be taken");
+        tracing::warn!(%input, reason, "readings come and none of them can be taken");
     }
 
     /// Whether a boot is told of now, and how many were not since the last that was.
