@@ -1,6 +1,7 @@
 //! Running it: signals, reload, status, what is refused at start.
 
 mod bounds;
+mod connections;
 mod delivery;
 mod overload;
 mod power_fail;
