@@ -1,7 +1,7 @@
 //! The board in QEMU: the image is built, started, reset and frozen.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -56,9 +56,16 @@ impl Board {
         self.say("system_reset");
     }
 
-    /// Stops the processor for good.
+    /// Stops the processor for good, and waits until it stands.
     pub fn freeze(&mut self) {
         self.say("stop");
+        self.say("info status");
+        let mut said = Vec::new();
+        let mut byte = [0];
+        while !said.ends_with(b"paused") {
+            assert_eq!(self.monitor.read(&mut byte).expect("the monitor answers"), 1, "{}", String::from_utf8_lossy(&said));
+            said.push(byte[0]);
+        }
     }
 
     fn say(&mut self, command: &str) {

@@ -17,11 +17,15 @@ use self::{
     board::Board,
     relay::{Harm, Relay},
 };
-use crate::support::{agent::Agent, eventually};
+use crate::support::{
+    agent::{Agent, run},
+    eventually,
+};
 
 /// What has arrived: of each number the times it came with, one per line.
 #[derive(Debug, Default)]
 struct Arrived {
+    lines: u64,
     readings: BTreeMap<u64, Vec<i64>>,
     faults: BTreeSet<String>,
 }
@@ -31,6 +35,7 @@ impl Arrived {
         let text = fs::read_to_string(directory.join("out.lp")).unwrap_or_default();
         let mut arrived = Self::default();
         for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+            arrived.lines += 1;
             let mut parts = line.trim_end().split(' ');
             let (series, fields, time) = (parts.next(), parts.next(), parts.next());
             let (Some(series), Some(fields), Some(time)) = (series, fields, time) else { panic!("no point: {line}") };
@@ -67,6 +72,22 @@ fn await_more(directory: &Path, more: u64) {
     eventually(&format!("{more} more readings after {from}"), || (Arrived::read(directory).last() >= from + more).then_some(()));
 }
 
+/// What has arrived once the agent has delivered all it has read.
+fn settled(agent: &Agent, directory: &Path) -> Arrived {
+    let said = run(directory, &["checkpoint", "--socket", "control.sock"], b"");
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    eventually("what was recorded is delivered", || {
+        let recorded = count(agent, "recorded");
+        Some(Arrived::read(directory)).filter(|arrived| arrived.lines == recorded)
+    })
+}
+
+/// Only what the board says it has dropped may be counted as lost. An agent that a busy machine keeps waiting for longer than the board's
+/// queue holds loses readings on the best line; nothing else does.
+fn was_dropped(lost: u64, relay: &Relay) {
+    eventually(&format!("the board tells of {lost} readings it dropped"), || (relay.queue().dropped >= lost).then_some(()));
+}
+
 fn config(port: &Path) -> String {
     format!(
         "[agent]\nomit_hostname = true\nflush_interval = \"50ms\"\n[[inputs.serial]]\nport = {:?}\ndata_format = \"frame\"\n[[outputs.file]]\nfiles = [\"out.lp\"]\n[storage]\ncommit_interval = \"20ms\"\n",
@@ -92,11 +113,8 @@ fn bad_line(seed: u64, harm: Harm) {
     let relay = Relay::start(board.serial(), seed);
     let began = Instant::now();
     let mut agent = Agent::start(path, &config(relay.port()));
-    await_more(path, 1);
-    // On a busy machine the board's queue may have overflowed before the agent was there.
-    let lost = count(&agent, "lost_link");
     await_more(path, 20);
-    assert_eq!(count(&agent, "lost_link"), lost, "a good line loses nothing");
+    was_dropped(count(&agent, "lost_link"), &relay);
 
     relay.harm(harm);
     await_more(path, 60);
@@ -107,16 +125,22 @@ fn bad_line(seed: u64, harm: Harm) {
         agent = Agent::spawn_written(path);
         await_more(path, 25);
     }
+    relay.harm(Harm::NONE);
+    await_more(path, 25);
     let lost = count(&agent, "lost_link");
-    eventually("what the queue could not hold is counted", || {
-        relay.harm(Harm::CUT);
-        let cut = Instant::now();
-        // The board's queue holds some four seconds, or more of those of a busy machine.
-        eventually("the board's queue has overflowed", || (cut.elapsed() > Duration::from_secs(7)).then_some(()));
-        relay.harm(Harm::NONE);
-        await_more(path, 80);
-        (count(&agent, "lost_link") > lost).then_some(())
+    relay.harm(Harm::CUT);
+    // The agent has nothing that was not sent by now.
+    let sent = relay.queue().sent;
+    let gone = eventually("the board has dropped readings it could not send", || {
+        let gone = relay.queue().gone;
+        (gone >= sent + 20).then_some(gone)
     });
+    relay.harm(Harm::NONE);
+    await_more(path, 80);
+    let lost_now = count(&agent, "lost_link");
+    assert!(lost_now >= lost + gone - sent, "{lost_now} lost, {lost} before numbers {sent} to {gone} were dropped");
+    was_dropped(lost_now, &relay);
+    assert_eq!(Arrived::read(path).readings.range(sent + 1..=gone).next(), None, "what is gone arrives");
 
     let faults = ["missing", "power_on_value", "none"];
     eventually("each fault of the simulated sensors, and its end", || {
@@ -134,7 +158,7 @@ fn bad_line(seed: u64, harm: Harm) {
         }
         (seen.1.elapsed() > Duration::from_secs(2)).then_some(())
     });
-    let arrived = Arrived::read(path);
+    let arrived = settled(&agent, path);
     assert_eq!(arrived.missing(), count(&agent, "lost_link"), "what has not arrived is what was counted");
     let harmed = relay.harmed();
     let status = agent.status();
@@ -175,14 +199,13 @@ fn a_board_that_loses_its_power_and_is_plugged_in_elsewhere_goes_on_as_another_r
     };
     let board = plug_in("here");
     let agent = Agent::start(path, &config(&port));
-    await_more(path, 1);
-    let lost = count(&agent, "lost_link");
     await_more(path, 20);
     // What its RAM held is gone: its numbers begin anew.
     drop(board);
     eventually("the input says that its port is gone", || (count(&agent, "failing") == 1).then_some(()));
-    let before = Arrived::read(path);
-    assert_eq!((before.missing(), count(&agent, "lost_link")), (lost, lost), "a good line loses nothing");
+    let before = settled(&agent, path);
+    let lost = count(&agent, "lost_link");
+    assert_eq!(before.missing(), lost, "what has not arrived is what was counted");
     let mut board = plug_in("there");
 
     let row = || {

@@ -1,4 +1,5 @@
-//! Stands between two serial lines, passes bytes on both ways, and does to them what a bad line does.
+//! Stands between two serial lines, passes bytes on both ways, does to them what a bad line does, and listens to what the board says before
+//! any of that: so a test knows what the board has dropped, however long a busy machine lets anybody wait.
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +14,7 @@ use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{OptionalActions, tcgetattr, tcsetattr},
 };
+use weir_firmware_shim::frame::{FrameDecoder, Message};
 
 /// What may happen to a piece of the stream, each once in so many pieces; 0 is never.
 #[derive(Clone, Copy, Debug)]
@@ -44,13 +46,47 @@ impl Harm {
 /// The longest a piece is held up.
 const DELAY_MS_MAX: u64 = 800;
 
+/// What the board has said of its queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Queue {
+    /// Number of the last reading it has sent.
+    pub sent: u64,
+    /// Number of the last reading it holds no more: it was acknowledged, or dropped.
+    pub gone: u64,
+    /// How many it has dropped unacknowledged, by its last hello.
+    pub dropped: u64,
+}
+
 struct Shared {
     harm: Harm,
     done: BTreeMap<&'static str, u64>,
     random: u64,
+    ear: FrameDecoder,
+    queue: Queue,
 }
 
 impl Shared {
+    /// Takes in what the board says.
+    fn hear(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if self.ear.push(*byte) != Some(Ok(())) {
+                continue;
+            }
+            let queue = &mut self.queue;
+            match self.ear.message() {
+                Ok(Message::Hello(hello)) => {
+                    queue.dropped = hello.dropped;
+                    queue.gone = queue.gone.max(hello.oldest - 1);
+                }
+                Ok(Message::Data(data)) => {
+                    queue.sent = queue.sent.max(data.last());
+                    queue.gone = queue.gone.max(data.oldest - 1);
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Whether it happens this time.
     fn happens(&mut self, what: &'static str, once_in: u64) -> bool {
         let happens = once_in > 0 && self.random().is_multiple_of(once_in);
@@ -83,10 +119,11 @@ impl Relay {
         let (near, board) = (raw(&port), raw(board));
         let agent = File::from(agent);
         let done = ["drop", "flip", "double", "cut", "delay"].map(|what| (what, 0)).into();
-        let shared = Arc::new(Mutex::new(Shared { harm: Harm::NONE, done, random: seed }));
+        let shared =
+            Arc::new(Mutex::new(Shared { harm: Harm::NONE, done, random: seed, ear: FrameDecoder::default(), queue: Queue::default() }));
         let both = |file: &File| file.try_clone().expect("a second handle");
-        pass(both(&board), both(&agent), &shared);
-        pass(agent, board, &shared);
+        pass(both(&board), both(&agent), &shared, true);
+        pass(agent, board, &shared, false);
         Self { shared, port, _near: near }
     }
 
@@ -98,6 +135,11 @@ impl Relay {
     /// From now on this happens.
     pub fn harm(&self, harm: Harm) {
         self.shared.lock().expect("not poisoned").harm = harm;
+    }
+
+    /// What the board has said so far, whether it was passed on or not.
+    pub fn queue(&self) -> Queue {
+        self.shared.lock().expect("not poisoned").queue
     }
 
     /// What has happened how often.
@@ -115,7 +157,7 @@ fn raw(path: &Path) -> File {
 }
 
 /// One way; both threads end when their line does.
-fn pass(mut from: File, mut to: File, shared: &Arc<Mutex<Shared>>) {
+fn pass(mut from: File, mut to: File, shared: &Arc<Mutex<Shared>>, is_heard: bool) {
     let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
     let shared = Arc::clone(shared);
     std::thread::spawn(move || {
@@ -125,6 +167,9 @@ fn pass(mut from: File, mut to: File, shared: &Arc<Mutex<Shared>>) {
             let mut shared = shared.lock().expect("not poisoned");
             let (harm, now) = (shared.harm, Instant::now());
             let mut piece = bytes[..len].to_vec();
+            if is_heard {
+                shared.hear(&piece);
+            }
             if shared.happens("drop", harm.drop) {
                 continue;
             }
