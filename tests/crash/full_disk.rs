@@ -2,10 +2,16 @@
 //! suffers.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write,
+    net::UdpSocket,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -46,6 +52,36 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         // Lazily: an agent of a failed test may still have it open.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Somebody who takes all the room there is, and all that becomes free.
+struct Stranger {
+    file: PathBuf,
+    end: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Stranger {
+    fn on(disk: &Path) -> Self {
+        let (file, end) = (disk.join("stranger"), Arc::new(AtomicBool::new(false)));
+        let mut taken = fs::File::create(&file).expect("a file");
+        let ended = Arc::clone(&end);
+        let take = move || {
+            while !ended.load(Ordering::Relaxed) {
+                // As much as fits: the end of it is the error that there is no more room.
+                let _ = std::io::copy(&mut std::io::repeat(7), &mut taken);
+            }
+        };
+        Self { file, end, thread: Some(std::thread::spawn(take)) }
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.take().map(std::thread::JoinHandle::join);
+        let _ = fs::remove_file(&self.file);
     }
 }
 
@@ -200,6 +236,53 @@ fn a_full_disk_and_kills_cost_the_living_output_nothing() {
     check(&agent);
     terminate(agent);
     assert_eq!(numbers(path), (0..LINES + 1000).collect::<Vec<_>>(), "each line once, in order");
+}
+
+/// Somebody else fills the disk while results of a slow output wait in the outbox: what says that they have been delivered finds no room, and
+/// only what is removed of the outbox makes some.
+#[test]
+fn a_kill_on_a_disk_that_somebody_else_has_filled_takes_nothing_back_that_the_file_had() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path();
+    let disk = SmallDisk::new(path.join("state"));
+    let port = free_port();
+    let noise =
+        format!("[[inputs.socket_listener]]\nservice_address = \"udp://127.0.0.1:{port}\"\ndata_format = \"influx\"\n[[outputs.file]]");
+    let config =
+        config().replace("files = [\"out.lp\"]", "files = [\"out.lp\"]\nmetric_batch_size = 2").replace("[[outputs.file]]", &noise);
+    let mut agent = Agent::start(path, &config);
+    feed(path, 0, 12_000);
+    eventually("results wait on the disk", || (output(&agent.status(), "file")["waiting_disk"].as_u64() > Some(3_000)).then_some(()));
+    let stranger = Stranger::on(&disk.0);
+    let saved = || fs::read(disk.0.join("cursors")).expect("there from the start");
+    let (before, mut sent) = (saved(), 0u64);
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    eventually("room is made that a full journal can't tell of", || {
+        if !agent.log().contains("journal full") {
+            // Of an input that can't wait, and for no output.
+            let line = |n: u64| format!("noise v=0.{:017} {n}\n", n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11);
+            for _ in 0..5 {
+                let lines: String = (sent..sent + 300).map(line).collect();
+                socket.send_to(lines.as_bytes(), ("127.0.0.1", port)).expect("sent");
+                sent += 300;
+            }
+        }
+        (saved() != before).then_some(())
+    });
+    agent.kill();
+    let had: BTreeSet<u64> = numbers(path).into_iter().collect();
+    agent = Agent::spawn_written(path);
+    agent.wait_ready();
+    drop(stranger);
+    wait_for_lines(&agent, path, 12_000);
+    let status = agent.status();
+    terminate(agent);
+    let arrived = numbers(path);
+    let set: BTreeSet<u64> = arrived.iter().copied().collect();
+    assert_eq!(set.len(), arrived.len(), "nothing twice");
+    let taken_back: Vec<&u64> = had.difference(&set).collect();
+    assert!(taken_back.is_empty(), "the file had {} more, from {:?} on: {status}", taken_back.len(), taken_back.first());
+    assert_eq!(12_000 - arrived.len() as u64, output(&status, "file")["expired_disk"].as_u64().unwrap_or(0), "{status}");
 }
 
 /// Somebody else has filled the disk before the journal had its files: nothing can be taken in, and no checkpoint can be made.

@@ -125,6 +125,10 @@ impl Disk {
                     Err(error) => Event::OutboxUnread { output, lane, place, reason: error.with_causes() },
                 });
             }
+            Some(Effect::SaveCursors { checkpoint, bytes }) => inbox.push_back(match store.save_cursors(checkpoint, &bytes) {
+                Ok(()) => Event::CursorsSaved,
+                Err(error) => Event::CursorsUnsaved { reason: error.with_causes() },
+            }),
             Some(Effect::FreeOutbox { below }) => {
                 // What could not be removed is removed with the next checkpoint.
                 let _ = store.free_outbox(below);

@@ -220,7 +220,7 @@ impl Simulator {
     }
 
     fn come_back(&mut self, recovered: Recovered, death: Death) -> Result<(), String> {
-        let Recovered { checkpoint, blocks, outbox, damage } = recovered;
+        let Recovered { checkpoint, blocks, outbox, cursors, damage } = recovered;
         if checkpoint.is_none() && self.plan.stateless {
             // What a checkpoint has need not be synced anywhere else.
             let newest = blocks.last().map_or(0, |b| b.meta.first_record + u64::from(b.meta.records) - 1);
@@ -291,6 +291,12 @@ impl Simulator {
             self.core.note_damage(damage.records, damage.points);
         }
         self.core.adopt();
+        if let Some(saved) = cursors {
+            self.seen.saved_cursors += 1;
+            if self.core.set_saved_cursors(&saved.bytes).map_err(|e| e.to_string())? {
+                let _ = self.store.clear_cursors();
+            }
+        }
         self.check_recovered(&damage, death)?;
         let dropped = self.reorder()?;
         if !has_state && self.plan.thins {

@@ -44,6 +44,8 @@ pub struct Seen {
     pub effects: u64,
     /// Blocks read from the outbox.
     pub outbox_reads: u64,
+    /// Starts that found saved cursors.
+    pub saved_cursors: u64,
     /// Recoveries whose state was compared with that of before.
     pub digests: u64,
     /// Points that arrived twice.
@@ -90,6 +92,7 @@ impl std::ops::AddAssign for Seen {
         self.steps += more.steps;
         self.effects += more.effects;
         self.outbox_reads += more.outbox_reads;
+        self.saved_cursors += more.saved_cursors;
         self.digests += more.digests;
         self.repeated += more.repeated;
         self.recognised += more.recognised;
@@ -488,7 +491,9 @@ impl Simulator {
                     self.committed.append(meta, bytes, self.clock.elapsed, std::mem::take(&mut self.budget.over));
                     self.disk.queue.push_back(effect);
                 }
-                Effect::Sync | Effect::Checkpoint { .. } | Effect::FreeOutbox { .. } => self.disk.queue.push_back(effect),
+                Effect::Sync | Effect::Checkpoint { .. } | Effect::SaveCursors { .. } | Effect::FreeOutbox { .. } => {
+                    self.disk.queue.push_back(effect)
+                }
                 Effect::ReadOutbox { .. } => {
                     self.seen.outbox_reads += 1;
                     self.disk.queue.push_back(effect);

@@ -3,9 +3,16 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
 use weir_engine::{
-    codec::{cells::CellEncoder, chunk, record::BlockBuilder},
+    codec::{
+        bytes::{put_bytes, put_u64},
+        cells::CellEncoder,
+        chunk,
+        record::BlockBuilder,
+    },
+    core::{Core, Now},
     record::{BatchRecord, ClockQuality, DeliveryCounts, Record, Stamp},
     series::SeriesTable,
+    spec::{EngineSpec, OutputSpec},
 };
 use weir_plugin_api::{Cell, Identity, InputCounts, Lane, Position, Series, Value, chunk::ChunkBuilder, position::FilePosition};
 use weir_store::{BlockMeta, OutboxBlock, RealFiles, Store, StoreOptions};
@@ -226,6 +233,15 @@ fn outbox_block() -> OutboxBlock {
     OutboxBlock { lane: 1, first: identity(3), last: identity(4), points: 2, times: (NOON, NOON + 60_000_000_000), bytes }
 }
 
+/// Of one output: alerts up to 38.1, results up to 39.4, token 512, and seven sums.
+fn cursors() -> Vec<u8> {
+    let mut bytes = vec![1];
+    put_u64(&mut bytes, 1);
+    put_bytes(&mut bytes, b"http");
+    [38, 1, 39, 4, 512, 300, 1, 2, 0, 0, 7, 0].into_iter().for_each(|value| put_u64(&mut bytes, value));
+    bytes
+}
+
 /// A store as it is written today.
 fn written() -> Contents {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -236,6 +252,7 @@ fn written() -> Contents {
     let (meta, bytes) = journal_block();
     store.append(&meta, &bytes).expect("written");
     store.sync().expect("synced");
+    store.save_cursors(7, &cursors()).expect("saved");
     let mut written = contents(directory.path());
     written.retain(|name, content| name != "lock" && content.iter().any(|b| *b != 0));
     written
@@ -393,10 +410,32 @@ fn a_checkpoint_is_what_the_page_says() {
     let ends: Vec<u64> = ends.map(|at| number(&file[at..at + 8])).collect();
     assert_eq!(ends, [0, golden["outbox-1-00000000"].len() as u64]);
     // The journal's file was made in a run before, of which no checkpoint tells.
-    assert_eq!((number(of("bytes written")), number(of("syncs"))), (3 * 4096, 7));
+    assert_eq!((number(of("bytes written")), number(of("syncs"))), (11 * 4096, 9));
     let state = lz4(of("the state"));
     assert_eq!(state, b"a state, a state, a state, a state, a state, a state");
     assert_eq!(number(of("bytes of the state")), state.len() as u64);
+}
+
+#[test]
+fn saved_cursors_are_what_the_page_says() {
+    let golden = golden();
+    let file = &golden["cursors"];
+    assert!(file.len() == 2 * (16 << 10) && file[..16 << 10].iter().all(|b| *b == 0), "the first write is in the second slot");
+    let slot = &file[16 << 10..];
+    let of = |what: &str| field(slot, "| bytes | slot of saved cursors |", what);
+    let length = number(of("bytes of the payload")) as usize;
+    assert_eq!((of("magic"), number(of("CRC-32C")), number(of("store id"))), (&b"WRD1"[..], crc(&slot[8..36 + length]), ID));
+    assert_eq!((number(of("number of the write")), number(of("number of the newest"))), (1, 7));
+    let mut b = Bytes(&of("the payload")[..length]);
+    assert_eq!(b.byte(), 1);
+    let outputs = b.list(|b| (b.text(), [b.varint(), b.varint(), b.varint(), b.varint()], b.varint(), [(); 7].map(|()| b.varint())));
+    assert_eq!(outputs, [("http".to_owned(), [38, 1, 39, 4], 512, [300, 1, 2, 0, 0, 7, 0])]);
+    assert!(b.0.is_empty());
+    // It is what the engine reads.
+    let spec = EngineSpec { outputs: vec![OutputSpec { name: "http".into(), ..OutputSpec::default() }], ..EngineSpec::default() };
+    let mut core = Core::new(Arc::new(spec), Now { steady: 1, wall: NOON, quality: ClockQuality::Synced });
+    assert_eq!(core.set_saved_cursors(&of("the payload")[..length]), Ok(true), "all of it of records that are not there");
+    assert_eq!(core.output_resume(0).token, 512);
 }
 
 /// The LZ4 block format: literals and matches.

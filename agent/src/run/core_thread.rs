@@ -219,6 +219,7 @@ impl CoreThread {
                 Effect::Checkpoint { number, outbox, state, upto_record, outbox_free_below } => {
                     self.to_disk(DiskCommand::Checkpoint { number, outbox, state, upto_record, free_below: outbox_free_below });
                 }
+                Effect::SaveCursors { checkpoint, bytes } => self.to_disk(DiskCommand::SaveCursors { checkpoint, bytes }),
                 Effect::FreeOutbox { below } => self.to_disk(DiskCommand::FreeOutbox { below }),
                 Effect::ReadOutbox { output, lane, place } => self.to_disk(DiskCommand::ReadOutbox { output, lane, place }),
                 Effect::Acknowledge { input, number } => self.rings[usize::from(input)].acknowledge(number),

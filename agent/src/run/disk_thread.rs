@@ -38,6 +38,13 @@ pub enum DiskCommand {
         /// Outbox segments to delete, per lane.
         free_below: [u64; 2],
     },
+    /// Save how far outputs have come.
+    SaveCursors {
+        /// Newest checkpoint asked for.
+        checkpoint: u64,
+        /// What the core says of them.
+        bytes: Vec<u8>,
+    },
     /// Delete outbox segments before the next checkpoint.
     FreeOutbox {
         /// Per lane.
@@ -140,6 +147,12 @@ impl<F: Files> Disk<F> {
             DiskCommand::Sync => self.owed = true,
             DiskCommand::Checkpoint { number, outbox, state, upto_record, free_below } => {
                 self.checkpoint(number, upto_record, &outbox, &state, free_below);
+            }
+            DiskCommand::SaveCursors { checkpoint, bytes } => {
+                self.core.event(match self.store.save_cursors(checkpoint, &bytes) {
+                    Ok(()) => Event::CursorsSaved,
+                    Err(error) => Event::CursorsUnsaved { reason: error.with_causes() },
+                });
             }
             DiskCommand::FreeOutbox { below } => {
                 if let Err(error) = self.store.free_outbox(below) {

@@ -242,7 +242,7 @@ fn recover(config: &Config, directory: &Path, clock: &SystemClock) -> Result<(St
     let new_id = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), clock.wall());
     let options = StoreOptions { journal_bytes_max: config.engine.storage.journal_bytes_max, new_id };
     let (mut store, recovered) = Store::open(files, &options).map_err(failed)?;
-    let Recovered { checkpoint, blocks, outbox, damage } = recovered;
+    let Recovered { checkpoint, blocks, outbox, cursors, damage } = recovered;
     let outbox: Vec<FoundBlock> = outbox.iter().map(core_found).collect();
     let spec = Arc::new(config.engine.clone());
     let (has_state, nothing_waits) = (checkpoint.is_some(), outbox.is_empty());
@@ -282,6 +282,13 @@ fn recover(config: &Config, directory: &Path, clock: &SystemClock) -> Result<(St
     }
     core.set_boot(clock.boot());
     core.adopt();
+    if let Some(saved) = cursors
+        && core.set_saved_cursors(&saved.bytes).unwrap_or(true)
+        // Of records that are lost, or of another version: it must not be believed when others have their numbers.
+        && let Err(error) = store.clear_cursors()
+    {
+        tracing::error!(error = error.with_causes(), "saved cursors of lost records can't be cleared");
+    }
     if replayed > 0 {
         tracing::info!(blocks = replayed, "journal replayed");
     }

@@ -9,8 +9,9 @@
 //! 2. A page that holds acknowledged data is not written again until a checkpoint covers it, and two generations of checkpoints are kept,
 //!    so the journal keeps what the older one needs.
 //! 3. A checkpoint is: outbox append, sync; state under a temporary name, sync; rename, sync of the directory. That is the commit
-//!    point. Only then is anything freed, but for segments of the outbox that were given up to a full disk ([`Store::free_outbox`]): a start
-//!    that finds an older checkpoint misses their blocks, and its journal says that they were given up. What an attempt that failed has
+//!    point. Only then is anything freed, but for segments of the outbox that no output needs any more on a full disk
+//!    ([`Store::free_outbox`]): a start that finds an older checkpoint misses their blocks, and its journal says that they were delivered or
+//!    given up, or else what was saved of the cursors before ([`Store::save_cursors`]). What an attempt that failed has
 //!    written is cut off at once; if only the last step failed, a start may find the checkpoint, and what it appended stays.
 //! 4. Every block carries checksums of its header and its payload, and the id of the store, so that what an earlier life left behind, a
 //!    torn write or a flipped bit costs one block and is named.
@@ -30,11 +31,13 @@
 //! | `journal-N` | blocks of records: see `format` |
 //! | `checkpoint-N` | a state: see `checkpoint` |
 //! | `outbox-LANE-N` | blocks of results: see `format` |
+//! | `cursors` | how far outputs have come, when a full disk keeps the journal from saying so: see `cursors` |
 //! | `lock` | held by the running agent |
 #![doc = include_str!("../FORMAT.md")]
 
 mod checkpoint;
 mod counted;
+mod cursors;
 mod error;
 mod files;
 mod format;
@@ -50,6 +53,7 @@ use counted::Counted;
 
 pub use checkpoint::CheckpointState;
 pub use counted::{Writes, Written};
+pub use cursors::SavedCursors;
 pub use error::{Operation, StoreError};
 pub use files::{Files, RealFiles};
 pub use read_only::{ReadOnlyFiles, Unreadable};
@@ -200,6 +204,8 @@ pub struct Recovered {
     pub blocks: Vec<RecoveredBlock>,
     /// Blocks of the outbox. Without a checkpoint they are all that is left of it: nobody knows which of them somebody has.
     pub outbox: Vec<FoundBlock>,
+    /// How far outputs had come, where that was saved and no checkpoint since has it.
+    pub cursors: Option<SavedCursors>,
     /// What is gone.
     pub damage: Vec<Damage>,
 }
@@ -225,6 +231,7 @@ pub struct Store<F: Files = RealFiles> {
     id: u64,
     journal: journal::Journal,
     outbox: outbox::Outbox,
+    cursors: cursors::Cursors,
     /// Records the newest checkpoint covers.
     covered: u64,
     /// Written in earlier runs.
@@ -250,11 +257,14 @@ impl<F: Files> Store<F> {
         let (outbox, found, damaged) = outbox::Outbox::open(&mut files, id, ends)?;
         damage.extend((0..damaged).map(|_| Damage::file("outbox".into())));
         damage.extend(lost);
+        let (cursors, saved) = cursors::Cursors::open(&mut files, id)?;
+        let newest = opened.newest.as_ref().map_or(0, |c| c.number);
+        let saved = saved.filter(|saved| saved.checkpoint >= newest);
         let mut before = opened.newest.as_ref().map_or_else(Writes::default, |c| c.written);
         before.bytes += blocks.iter().map(|b| format::pages(format::HEADER + b.bytes.len()) as u64).sum::<u64>();
         before.fsyncs += blocks.len() as u64;
-        let store = Self { files, id, journal, outbox, covered: upto, before };
-        Ok((store, Recovered { checkpoint: opened.newest, blocks, outbox: found, damage }))
+        let store = Self { files, id, journal, outbox, cursors, covered: upto, before };
+        Ok((store, Recovered { checkpoint: opened.newest, blocks, outbox: found, cursors: saved, damage }))
     }
 
     /// Writes a journal block; durable after [`Store::sync`].
@@ -319,6 +329,23 @@ impl<F: Files> Store<F> {
     /// The operating system's.
     pub fn free_outbox(&mut self, below: [u64; 2]) -> Result<(), StoreError> {
         self.outbox.free(&mut self.files, below)
+    }
+
+    /// Saves how far outputs have come, durably and on a full disk too. It counts until a checkpoint with a greater number than `checkpoint`
+    /// is found.
+    ///
+    /// # Errors
+    /// The operating system's; what was saved before stands.
+    pub fn save_cursors(&mut self, checkpoint: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        self.cursors.save(&mut self.files, self.id, checkpoint, bytes)
+    }
+
+    /// What was saved of cursors counts no more.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn clear_cursors(&mut self) -> Result<(), StoreError> {
+        self.cursors.clear(&mut self.files)
     }
 
     /// The payload of an outbox block; `None` when it is damaged.

@@ -50,10 +50,23 @@ pub(crate) struct CheckpointState {
     pub freed: [u64; 2],
     /// Segments below these are free once records up to this one are durable.
     pub to_free: Option<([u64; 2], u64)>,
+    /// Cursors are being saved so that segments can be removed.
+    pub saving: Option<Saving>,
+    /// They could not be, and that was said.
+    pub unsaved: bool,
     /// Results of this segment were given up for room, and it may still be there.
     pub given_up: Option<u64>,
     /// What went wrong lately, for the log.
     pub trouble: Option<Trouble>,
+}
+
+/// What waits for cursors to be saved.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Saving {
+    /// Segments below these are removed then, by lane.
+    pub below: [u64; 2],
+    /// Results of this one among them were given up.
+    pub given_up: Option<u64>,
 }
 
 /// A time in which checkpoints fail: a line in the log when it begins and one when it ends.
@@ -246,7 +259,7 @@ impl Core {
     }
 
     /// Has segments removed that are not needed, and the checkpoint tried at once.
-    fn free_now(&mut self, now: Now, effects: &mut Vec<Effect>) {
+    pub(super) fn free_now(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let Some((below, _)) = self.checkpoint.to_free.take() else { return };
         for (lane, below) in self.waiting.lanes.iter_mut().zip(below) {
             lane.drop_below(below);
@@ -304,7 +317,7 @@ impl Core {
         let mut points = 0;
         if no_space {
             // The records that make a segment free may wait for the very room it has.
-            self.free_now(now, effects);
+            self.free_or_save(now, effects);
             let dead = self.dead(now.steady);
             let oldest = self.waiting.lanes[Lane::Results as usize].oldest_segment(dead);
             // While a living output needs what dead ones gave up, more would win nothing.

@@ -12,6 +12,7 @@ use super::{
     Core, Effect, InputState, Now,
     commit::Commit,
     condition::Dropping,
+    cursors::Told,
     dedup::NameHashes,
     ledger::OutputLine,
     pace::Pace,
@@ -168,7 +169,7 @@ impl Core {
         self.waiting.lanes.iter_mut().for_each(|lane| map.lane(lane));
         self.lost.iter_mut().for_each(|(_, stored)| stored.counts = map.places(&stored.counts, |_| 0));
         let told = std::mem::take(&mut self.told).into_iter();
-        self.told = told.filter_map(|(index, resume)| Some((map.new.get(usize::from(index)).copied()?? as u16, resume))).collect();
+        self.told = told.filter_map(|t| Some(Told { output: map.new.get(usize::from(t.output)).copied()?? as u16, ..t })).collect();
         debug_assert_eq!(self.waiting.lanes[Lane::Results as usize].cursors.len(), spec.outputs.len());
     }
 }

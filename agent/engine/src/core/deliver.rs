@@ -6,6 +6,7 @@ use weir_plugin_api::{Chunk, Identity, Lane};
 
 use super::{
     Core, Effect, Now, OutboxPlace,
+    cursors::Told,
     thin::{NOBODY, keep},
     waiting::{Held, Next, Stored, count},
 };
@@ -162,7 +163,8 @@ impl Core {
 
     /// What destinations have by their own account is delivered.
     pub(super) fn settle_told(&mut self, now: Now) {
-        for (output, resume) in std::mem::take(&mut self.told) {
+        for mut told in std::mem::take(&mut self.told) {
+            let Told { output, resume, .. } = told;
             let index = usize::from(output);
             self.tokens[index] = resume.token;
             for (lane, has) in [(Lane::Alerts, resume.alerts), (Lane::Results, resume.results)] {
@@ -174,12 +176,14 @@ impl Core {
                 let stored: u64 = queue.stored.iter().filter(|b| b.last > has).map(|b| u64::from(b.counts[index])).sum();
                 let held = queue.held.iter().filter(|h| h.last > has);
                 let held: u64 = held.map(|h| u64::from(count(&h.chunk, h.chunk.after(has), index + 1)[index].min(h.counts[index]))).sum();
-                let delivered = cursor.outstanding.saturating_sub(stored + held);
-                // In the middle of a stored block: that one is settled when it is read.
-                let partial = queue.stored.iter().find(|b| b.first <= has && b.last > has);
+                let lost = self.lost.iter().filter(|(number, _)| usize::from(*number) == lane as usize).map(|(_, block)| block);
+                let missing: u64 = lost.clone().filter(|b| b.last > has).map(|b| u64::from(b.counts[index])).sum();
+                let delivered = cursor.outstanding.saturating_sub(stored + held + missing);
+                // In the middle of a stored block: that one is settled when it is read, or when it is given up for being lost.
+                let partial = queue.stored.iter().chain(lost).find(|b| b.first <= has && b.last > has);
                 let upto = partial.map_or(has, |b| before(b.first).max(cursor.done));
                 if delivered > 0 {
-                    let counts = DeliveryCounts { delivered, ..DeliveryCounts::default() };
+                    let counts = told.take(delivered);
                     self.record(now, &Record::Delivered { output, lane, upto, counts, token: resume.token });
                 }
                 let cursor = &mut self.waiting.lane(lane).cursors[index];

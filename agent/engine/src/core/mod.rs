@@ -17,6 +17,7 @@ pub mod clock;
 mod commit;
 mod condition;
 mod configuration;
+mod cursors;
 mod dedup;
 mod deliver;
 pub mod digest;
@@ -35,7 +36,7 @@ pub mod waiting;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use weir_plugin_api::{Batch, Chunk, Identity, InputCounts, Lane, Resume, Series, plugin::OutputResume};
+use weir_plugin_api::{Batch, Chunk, Identity, InputCounts, Lane, Resume, Series};
 
 use self::{
     checkpoint::CheckpointState,
@@ -122,6 +123,13 @@ pub enum Event {
         number: u64,
         /// The disk has no room: giving up the oldest outbox segment may help.
         no_space: bool,
+        /// What happened.
+        reason: String,
+    },
+    /// How far outputs had come is on the disk.
+    CursorsSaved,
+    /// It could not be written; what was saved before stands.
+    CursorsUnsaved {
         /// What happened.
         reason: String,
     },
@@ -293,6 +301,14 @@ pub enum Effect {
         /// Outbox segments below these numbers hold nothing any output still needs, by lane: delete them after the commit point.
         outbox_free_below: [u64; 2],
     },
+    /// The disk is full: keep how far outputs have come, durably and where that takes no room, until a checkpoint with a greater number is
+    /// made; answer with [`Event::CursorsSaved`] or [`Event::CursorsUnsaved`].
+    SaveCursors {
+        /// Number of the newest checkpoint asked for.
+        checkpoint: u64,
+        /// What [`Core::set_saved_cursors`] is to be given after a crash.
+        bytes: Vec<u8>,
+    },
     /// The disk is full: delete these segments now, the next checkpoint needs their room. Needs no answer.
     FreeOutbox {
         /// Segments below these numbers hold nothing any output still needs, by lane; `u64::MAX`: none does.
@@ -398,7 +414,7 @@ pub struct Core {
     /// Outbox blocks the state knows and the store has lost.
     lost: Vec<(u8, Stored)>,
     /// Where destinations say they stand.
-    told: Vec<(u16, OutputResume)>,
+    told: Vec<cursors::Told>,
     /// What a changed configuration cost, in words.
     dropped: Vec<String>,
     failed: Option<String>,

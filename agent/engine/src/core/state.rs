@@ -467,14 +467,11 @@ impl Core {
     /// Where an output stood.
     pub fn output_resume(&self, output: u16) -> OutputResume {
         let index = usize::from(output);
-        OutputResume {
-            alerts: self.waiting.lanes[Lane::Alerts as usize].cursors[index].done,
-            results: self.waiting.lanes[Lane::Results as usize].cursors[index].done,
-            token: self.tokens[index],
-            // The core does not know its store.
-            store: 0,
-            recovered: self.next_record - 1,
-        }
+        let [alerts, results] = self.waiting.lanes.each_ref().map(|lane| lane.cursors[index].done);
+        let known = OutputResume { alerts, results, token: self.tokens[index], ..OutputResume::default() };
+        let resume = self.told.iter().rev().find(|told| told.output == output).map_or(known, |told| told.resume);
+        // The core does not know its store.
+        OutputResume { store: 0, recovered: self.next_record - 1, ..resume }
     }
 }
 

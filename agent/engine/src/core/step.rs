@@ -7,6 +7,7 @@ use weir_plugin_api::{Batch, Identity, Lane, Position, plugin::OutputResume};
 use super::{
     BlockMeta, Core, Effect, Event, Now,
     commit::Flight,
+    cursors::Told,
     dedup::Dedup,
     floors::Owed,
     ledger::{Ledger, OperatorLine, OutputLine},
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     codec::{bytes::Damaged, record},
-    record::{BatchRecord, Record, Stamp},
+    record::{BatchRecord, DeliveryCounts, Record, Stamp},
     spec::{Durability, OnStorageFailure},
 };
 
@@ -91,6 +92,8 @@ impl Core {
         // Before all that is shown to the operators, so that every record of this run is stamped by clocks the journal knows.
         self.check_clock(now);
         self.resume_conditions(now, effects);
+        // Of blocks that were removed because nobody needs them nothing is to be given up.
+        self.settle_told(now);
         self.give_up_lost(now, effects);
         self.finish_step(now, effects);
     }
@@ -109,6 +112,8 @@ impl Core {
             Event::StorageFailed { reason } => self.storage_failed(now, reason, effects),
             Event::CheckpointDone { number, outbox, .. } => self.checkpoint_done(now, number, &outbox, effects),
             Event::CheckpointFailed { number, no_space, reason } => self.checkpoint_failed(now, number, no_space, reason, effects),
+            Event::CursorsSaved => self.cursors_saved(now, effects),
+            Event::CursorsUnsaved { reason } => self.cursors_unsaved(&reason, effects),
             Event::OutboxRead { output, lane, place, bytes } => self.outbox_read(now, output, lane, place, bytes, effects),
             Event::OutboxUnread { output, lane, place, reason } => self.outbox_unread(now, output, lane, place, &reason, effects),
             Event::Want { output, lane } => self.waiting.lane(lane).cursors[usize::from(output)].wants = true,
@@ -525,10 +530,14 @@ impl Core {
 
     /// The destination knows better where it stands: what it has and nobody noted is delivered. Takes effect with the next step.
     pub fn set_output_cursor(&mut self, output: u16, resume: OutputResume) {
+        self.note_place(output, resume, None);
+    }
+
+    pub(super) fn note_place(&mut self, output: u16, resume: OutputResume, settled: Option<DeliveryCounts>) {
         // What has no cause here, or none any more, is not had: another result may get that identity.
         let last = Identity { record: self.next_record - 1, ordinal: u32::MAX };
         let resume = OutputResume { alerts: resume.alerts.min(last), results: resume.results.min(last), ..resume };
-        self.told.push((output, resume));
+        self.told.push(Told { output, resume, settled });
     }
 
     /// Settled points that nobody knows to have been routed: results of records that are lost, or else a mistake that the ledger is to show.

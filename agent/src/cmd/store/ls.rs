@@ -74,6 +74,7 @@ fn rows(view: &View) -> Vec<Row> {
             (Some("outbox"), _) => ("outbox", "free"),
             (Some(kind), _) => (kind, "free"),
             (None, "id") => ("id", "needed"),
+            (None, "cursors") => ("cursors", "kept"),
             (None, "lock") => ("lock", if inspection.running { "held" } else { "free" }),
             (None, _) => ("other", ""),
         };

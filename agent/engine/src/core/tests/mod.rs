@@ -87,6 +87,8 @@ pub(super) struct World {
     pub age: i64,
     /// What the core said when it started.
     pub log: Vec<String>,
+    /// What was saved of the cursors.
+    pub saved: Option<Vec<u8>>,
 }
 
 impl World {
@@ -107,6 +109,7 @@ impl World {
             batch_input: 0,
             age: 0,
             log: Vec::new(),
+            saved: None,
         };
         world.begin();
         world
@@ -234,6 +237,10 @@ impl World {
         };
         for (_, meta, bytes) in &self.blocks {
             self.core.replay(meta, bytes).unwrap();
+        }
+        self.core.adopt();
+        if let Some(saved) = &self.saved {
+            self.core.set_saved_cursors(saved).unwrap();
         }
         self.announced = false;
         self.begin();

@@ -255,6 +255,91 @@ fn blocks_a_full_disk_removed_are_not_missed_after_a_crash() {
     world.balances();
 }
 
+/// What is to be saved of the cursors, if that is asked for.
+fn saves(effects: &[Effect]) -> Option<Vec<u8>> {
+    effects.iter().find_map(|e| if let Effect::SaveCursors { bytes, .. } = e { Some(bytes.clone()) } else { None })
+}
+
+/// Ten segments whose deliveries to `near` the journal has no room for, as `far` is dead; the state before them, the journal as it stays, and
+/// what two checkpoints that found no room bring about.
+fn a_journal_without_room() -> (World, Vec<u8>, Vec<Effect>) {
+    let mut world = World::new(spec());
+    let mut state = Vec::new();
+    for commit in 0..10 {
+        let first = f64::from(commit * 4);
+        world.take(&[first, first + 1.0, first + 2.0, first + 3.0]);
+        state = world.checkpoint();
+    }
+    world.step(Event::Failing { output: 1 });
+    let kept = world.blocks.len();
+    for _ in 0..3 {
+        let held = world.want(0);
+        world.delivered(0, &held);
+    }
+    let mut effects = Vec::new();
+    for _ in 0..2 {
+        world.step(Event::Checkpoint);
+        let number = world.core.checkpoint.running.unwrap();
+        effects.extend(world.step(failed(number, true)));
+    }
+    world.blocks.truncate(kept);
+    (world, state, effects)
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_removed_that_a_crash_would_have_forgotten_to_be_delivered() {
+    let (mut world, state, effects) = a_journal_without_room();
+    assert_eq!(freed(&effects), None, "nothing durable says that nobody needs it");
+    let saved = saves(&effects).unwrap();
+    let below = freed(&world.step(Event::CursorsSaved)).unwrap()[1];
+    assert_eq!(below, 2, "what the dead one gave up and the living one has");
+    world.outbox.retain(|place, _| place.segment >= below);
+    world.saved = Some(saved);
+    world.restart(Some(&state));
+    assert_eq!(world.core.output_resume(0).results, world.core.cursor(0, Lane::Results));
+    assert_eq!((world.line(0).delivered, world.line(0).expired_disk), (12, 0), "{:?}", world.log);
+    assert_eq!((world.line(1).delivered, world.line(1).expired_disk), (0, 4));
+    assert_eq!(world.drain(0).len(), 28);
+    assert_eq!(world.drain(1).len(), 36);
+    world.balances();
+}
+
+#[test]
+fn cursors_that_can_t_be_saved_keep_everything_and_are_said_once() {
+    let (mut world, state, _) = a_journal_without_room();
+    let unsaved = |world: &mut World| world.step(Event::CursorsUnsaved { reason: "no".into() });
+    let said = |effects: &[Effect]| effects.iter().filter(|e| matches!(e, Effect::Log { error: true, .. })).count();
+    let effects = unsaved(&mut world);
+    assert_eq!((freed(&effects), said(&effects)), (None, 1));
+    let kept = world.blocks.len();
+    for _ in 0..3 {
+        world.step(Event::Checkpoint);
+        let number = world.core.checkpoint.running.unwrap();
+        assert!(saves(&world.step(failed(number, true))).is_some());
+        let effects = unsaved(&mut world);
+        assert_eq!((freed(&effects), said(&effects)), (None, 0));
+    }
+    world.blocks.truncate(kept);
+    world.restart(Some(&state));
+    assert_eq!(world.drain(0).len(), 40);
+    world.balances();
+}
+
+#[test]
+fn saved_cursors_are_not_believed_beyond_what_was_recovered_nor_when_the_journal_knows_better() {
+    let (mut world, state, effects) = a_journal_without_room();
+    let mut fresh = World::new(spec());
+    assert!(fresh.core.set_saved_cursors(&saves(&effects).unwrap()).unwrap(), "of records that are lost");
+    assert!(fresh.core.set_saved_cursors(b"\x02").is_err());
+    // Of before all that, as an earlier time of need left it.
+    let none = World::new(spec()).core.encode_cursors();
+    world.saved = Some(none);
+    world.restart(Some(&state));
+    assert_eq!(world.line(0).delivered, 0);
+    assert_eq!(world.drain(0).len(), 40);
+    world.balances();
+}
+
 #[test]
 fn what_a_dead_output_holds_keeps_no_segment_on_a_full_disk_and_is_written_again() {
     let mut world = World::new(spec());

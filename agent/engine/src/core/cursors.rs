@@ -1,0 +1,148 @@
+//! How far outputs have come, kept beside the journal.
+//!
+//! On a full disk segments of the outbox that no output needs any more are removed to make room. After a crash outputs would be taken for
+//! being where the last durable records say, and be given what was removed as lost; and those records may be waiting for that very room.
+
+use weir_plugin_api::{Identity, Lane, plugin::OutputResume};
+
+use super::{Core, Effect, Now, checkpoint::Saving, ledger::OutputLine};
+use crate::{
+    codec::{
+        bytes::{Damaged, Reader, put_bytes, put_u64},
+        record::{delivery_counts, delivery_values},
+    },
+    record::DeliveryCounts,
+};
+
+const VERSION: u8 = 1;
+
+/// Where an output stands, by an account that is not the journal's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    /// Index of the output.
+    pub output: u16,
+    /// Where.
+    pub resume: OutputResume,
+    /// What had become of its points since the last durable record, where that is known: a destination only knows what it has.
+    pub settled: Option<DeliveryCounts>,
+}
+
+impl Told {
+    /// What became of `points` up to where it stands, as far as nothing else has been made of it.
+    pub fn take(&mut self, points: u64) -> DeliveryCounts {
+        let Some(settled) = &mut self.settled else { return DeliveryCounts { delivered: points, ..DeliveryCounts::default() } };
+        let mut left = points;
+        let mut take = |from: &mut u64| {
+            let taken = left.min(*from);
+            (left, *from) = (left - taken, *from - taken);
+            taken
+        };
+        let mut counts = DeliveryCounts {
+            delivered: take(&mut settled.delivered),
+            rejected: take(&mut settled.rejected),
+            expired_stale: take(&mut settled.expired_stale),
+            expired_age: take(&mut settled.expired_age),
+            expired_bytes: take(&mut settled.expired_bytes),
+            expired_disk: take(&mut settled.expired_disk),
+            collapsed: 0,
+        };
+        counts.collapsed = settled.collapsed.min(counts.delivered);
+        settled.collapsed -= counts.collapsed;
+        // Of a block that had been thinned, or had been given up in part: it is gone with the rest.
+        counts.expired_disk += left;
+        counts
+    }
+}
+
+fn totals(line: &OutputLine) -> [u64; 7] {
+    let OutputLine { delivered, collapsed, rejected, expired_age, expired_bytes, expired_disk, expired_stale, .. } = *line;
+    delivery_values(&DeliveryCounts { delivered, collapsed, rejected, expired_age, expired_bytes, expired_disk, expired_stale })
+}
+
+impl Core {
+    /// A checkpoint found no room: what nobody needs is removed, at once where the journal says so, else when the cursors are saved.
+    pub(super) fn free_or_save(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        match self.checkpoint.to_free {
+            Some((_, record)) if record <= self.commit.durable => self.free_now(now, effects),
+            Some((below, _)) if self.checkpoint.saving.is_none() => {
+                let frees = |segment: &mut u64| *segment < below[Lane::Results as usize];
+                self.checkpoint.saving = Some(Saving { below, given_up: self.checkpoint.given_up.take_if(frees) });
+                effects.push(Effect::SaveCursors { checkpoint: self.checkpoint.number, bytes: self.encode_cursors() });
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn cursors_saved(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let Some(saving) = self.checkpoint.saving.take() else { return };
+        self.checkpoint.unsaved = false;
+        // The record that says so, 0, is durable.
+        self.checkpoint.to_free = Some((saving.below, 0));
+        if self.checkpoint.running.is_none() {
+            self.free_now(now, effects);
+        }
+    }
+
+    /// Nothing is removed: the next checkpoint that fails asks again.
+    pub(super) fn cursors_unsaved(&mut self, reason: &str, effects: &mut Vec<Effect>) {
+        let Some(saving) = self.checkpoint.saving.take() else { return };
+        self.checkpoint.given_up = self.checkpoint.given_up.max(saving.given_up);
+        if !std::mem::replace(&mut self.checkpoint.unsaved, true) {
+            let message = format!("disk full, and how far outputs have come can't be written, so that nothing is removed: {reason}");
+            effects.push(Effect::Log { error: true, message });
+        }
+    }
+
+    pub(super) fn encode_cursors(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        put_u64(&mut out, self.spec.outputs.len() as u64);
+        for (index, output) in self.spec.outputs.iter().enumerate() {
+            put_bytes(&mut out, output.name.as_bytes());
+            for lane in &self.waiting.lanes {
+                let done = lane.cursors[index].done;
+                put_u64(&mut out, done.record);
+                put_u64(&mut out, u64::from(done.ordinal));
+            }
+            put_u64(&mut out, self.tokens[index]);
+            totals(&self.lines[index]).into_iter().for_each(|total| put_u64(&mut out, total));
+        }
+        out
+    }
+
+    /// What [`Effect::SaveCursors`] had saved, after everything is replayed and before [`Core::start`]: what outputs had by then is delivered.
+    /// Whether some of it speaks of records that are lost: their numbers are given to others, so it must not be there at another start.
+    ///
+    /// # Errors
+    /// When it can't be read; nothing has changed then.
+    pub fn set_saved_cursors(&mut self, bytes: &[u8]) -> Result<bool, Damaged> {
+        let mut reader = Reader::new(bytes);
+        if reader.u8()? != VERSION {
+            return Err(Damaged("version of saved cursors"));
+        }
+        let mut found = Vec::new();
+        for _ in 0..reader.count()? {
+            let name = reader.text()?;
+            let alerts = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
+            let results = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
+            let resume = OutputResume { alerts, results, token: reader.u64()?, ..OutputResume::default() };
+            let mut totals = [0; 7];
+            for total in &mut totals {
+                *total = reader.u64()?;
+            }
+            found.push((name, resume, totals));
+        }
+        let mut stale = false;
+        for (name, resume, saved) in found {
+            stale |= resume.alerts.record.max(resume.results.record) >= self.next_record;
+            let Some(index) = self.spec.outputs.iter().position(|output| output.name == name) else { continue };
+            let [alerts, results] = self.waiting.lanes.each_ref().map(|lane| lane.cursors[index].done);
+            // The journal may have gone on since.
+            if resume.alerts > alerts || resume.results > results {
+                let mut since = totals(&self.lines[index]);
+                since.iter_mut().zip(saved).for_each(|(known, saved)| *known = saved.saturating_sub(*known));
+                self.note_place(index as u16, resume, Some(delivery_counts(since)));
+            }
+        }
+        Ok(stale)
+    }
+}
