@@ -2,12 +2,15 @@
 //!
 //! A write counts as delivered after `fdatasync`. The token of a delivery says how much was written up to it; when the agent comes
 //! back with an older token, whatever is in a file beyond it is cut off before the same points are written again.
+//!
+//! A file that is moved away or removed (as `logrotate` does) is let go before the next write, and a new one is made in its place.
 
 mod origin;
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -25,7 +28,8 @@ use crate::codecs;
 weir_plugin_api::options! {
     /// Options of the file output.
     pub struct FileOptions {
-        /// Files to append to; `stdout` is standard output. A file that is missing is made, its directory is not.
+        /// Files to append to; `stdout` is standard output. A file that is missing is made, its directory is not. One that is moved away or
+        /// removed while the agent runs is followed by a new one.
         files: Vec<String> = vec!["stdout".into()],
         /// Write all points of a write as one document, for formats that have one.
         use_batch_format: bool = false,
@@ -84,8 +88,22 @@ impl Target {
         Ok(target)
     }
 
+    /// Whether another file than this, or none, has its name now.
+    fn has_gone(&self) -> io::Result<bool> {
+        if !self.regular {
+            return Ok(false);
+        }
+        let identity = |m: &fs::Metadata| (m.dev(), m.ino());
+        match fs::metadata(&self.path) {
+            Ok(there) => Ok(identity(&there) != identity(&self.file.metadata()?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     fn cut(&mut self, length: u64) -> io::Result<()> {
-        if self.regular {
+        // Never longer: somebody may have emptied it meanwhile.
+        if self.regular && self.file.metadata()?.len() > length {
             self.file.set_len(length)?;
         }
         self.length = length;
@@ -112,11 +130,13 @@ struct Files {
     confirmed: Vec<u64>,
     /// A write was begun since.
     dirty: bool,
+    /// Where it is kept how long each file was at which token.
+    origin: PathBuf,
 }
 
 impl Files {
     fn open(paths: &[String], origin_path: &Path, resume: u64) -> Result<Self, PluginError> {
-        let mut files = Self { token: resume, ..Self::default() };
+        let mut files = Self { token: resume, origin: origin_path.to_owned(), ..Self::default() };
         let (origin, mut now, mut moved) = (Origin::load(origin_path), Origin::default(), false);
         for name in paths {
             if name == "stdout" {
@@ -132,11 +152,35 @@ impl Files {
             files.targets.push(target);
         }
         // Written only when it says something new: nothing is synced at an ordinary start.
-        if moved && let Err(error) = now.save(origin_path) {
-            let file = origin_path.display();
-            tracing::warn!(%file, %error, "cannot remember where this output began, so a crash before its first checkpoint may repeat points");
+        if moved {
+            files.remember(&now);
         }
         Ok(files)
+    }
+
+    fn remember(&self, origin: &Origin) {
+        if let Err(error) = origin.save(&self.origin) {
+            let file = self.origin.display();
+            tracing::warn!(%file, %error, "cannot remember where this output began, so a crash before its first checkpoint may repeat points");
+        }
+    }
+
+    /// Lets go of files that were moved away or removed, and makes others in their place.
+    fn follow(&mut self) -> io::Result<()> {
+        let mut moved = false;
+        for (target, confirmed) in self.targets.iter_mut().zip(&mut self.confirmed) {
+            if target.has_gone().map_err(|e| naming(&target.path, &e))? {
+                *target = Target::open(target.path.clone(), None).map_err(|e| naming(&target.path, &e))?;
+                (*confirmed, moved) = (target.length, true);
+                tracing::info!(file = %target.path.display(), "was moved away or removed, goes on in a new one");
+            }
+        }
+        if moved {
+            let mut origin = Origin::default();
+            self.targets.iter().for_each(|target| origin.set(&target.path, self.token, target.length));
+            self.remember(&origin);
+        }
+        Ok(())
     }
 
     /// Appends to every file, or to none.
@@ -147,6 +191,7 @@ impl Files {
                 target.cut(*length).map_err(|e| naming(&target.path, &e))?;
             }
         }
+        self.follow()?;
         self.dirty = true;
         for target in &mut self.targets {
             target.append(bytes).map_err(|e| naming(&target.path, &e))?;

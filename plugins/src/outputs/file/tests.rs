@@ -101,6 +101,41 @@ async fn a_file_that_lost_bytes_is_not_extended() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_moved_away_or_removed_is_followed_by_a_new_one_that_is_cut_at_its_own_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, away) = (dir.path().join("out.lp"), dir.path().join("out.lp.1"));
+    let mut first = output(&[&path], dir.path());
+    first.open(at(0)).await.unwrap();
+    first.write(Lane::Results, &numbered(2)).await;
+    fs::rename(&path, &away).unwrap();
+    let confirmed = token(&first.write(Lane::Results, &numbered(1)).await);
+    assert_eq!(fs::read_to_string(&away).unwrap(), "m v=0 1\nm v=1 2\n");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "m v=0 1\n");
+    first.write(Lane::Results, &numbered(2)).await;
+    drop(first);
+
+    let mut second = output(&[&path], dir.path());
+    second.open(at(confirmed)).await.unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "m v=0 1\n", "what was not confirmed is cut off");
+    fs::remove_file(&path).unwrap();
+    second.write(Lane::Results, &numbered(1)).await;
+    assert_eq!(fs::read_to_string(&path).unwrap(), "m v=0 1\n");
+    assert_eq!(fs::read_to_string(&away).unwrap(), "m v=0 1\nm v=1 2\n");
+}
+
+#[tokio::test]
+async fn a_write_that_is_tried_again_does_not_lengthen_a_file_that_was_emptied_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.lp");
+    let mut output = output(&[&path, Path::new("/dev/full")], dir.path());
+    output.open(at(0)).await.unwrap();
+    lock(&output.files).confirmed[0] = 100;
+    output.write(Lane::Results, &numbered(1)).await;
+    output.write(Lane::Results, &numbered(1)).await;
+    assert_eq!(fs::read_to_string(&path).unwrap(), "m v=0 1\nm v=0 1\n");
+}
+
+#[tokio::test]
 async fn a_full_device_is_tried_again_and_repeats_nothing_elsewhere() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("out.lp");
