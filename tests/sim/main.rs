@@ -151,7 +151,7 @@ fn what_was_promised_survives_and_every_result_arrives() {
     let (lives, all) = run(seeds.map(Plan::of));
     if count >= SEEDS {
         let often = [all.crashes, all.outbox_reads, all.digests, all.repeated, all.recognised, all.transitions, all.deduped];
-        let later = [all.stateless, all.dropped, all.thinned, all.over_budget, all.held_by_budget];
+        let later = [all.saved_cursors, all.stateless, all.dropped, all.thinned, all.over_budget, all.held_by_budget];
         let seldom = [all.damages, all.failures, all.expired, all.edits, all.weak_losses, all.unsafe_batches];
         assert!(
             all.steps >= 1_000_000 && often.iter().all(|times| *times > lives) && seldom.iter().chain(&later).all(|times| *times > 0),
