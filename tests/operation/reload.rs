@@ -68,6 +68,38 @@ fn an_edit_after_a_kill_gives_what_an_edit_after_a_stop_gives() {
 }
 
 #[test]
+fn an_output_that_comes_back_or_whose_state_is_lost_takes_nothing_away_of_what_its_file_has() {
+    let directory = folder();
+    let path = directory.path();
+    let one = config("").replace("[\"out.lp\"]", "[\"other.lp\"]\nalias = \"other\"");
+    let both = one.replace("[storage]", "[[outputs.file]]\nalias = \"comes_and_goes\"\nfiles = [\"out.lp\"]\n[storage]");
+    let run = |config: &str, new: std::ops::Range<u64>| {
+        Agent::write_config(path, config);
+        append(path, &lines(new.clone()));
+        let agent = Agent::spawn_written(path);
+        agent.wait_ready();
+        let last = lines(new.end - 1..new.end);
+        eventually("the last line arrives", || {
+            fs::read_to_string(path.join("other.lp")).unwrap_or_default().ends_with(&last).then_some(())
+        });
+        assert!(agent.terminate().success());
+    };
+    run(&both, 0..10);
+    assert_eq!(output(path), lines(0..10));
+    run(&one, 10..20);
+    run(&both, 20..30);
+    assert_eq!(output(path), lines(0..10) + &lines(20..30));
+    for file in fs::read_dir(path.join("state")).expect("the state").map(|file| file.expect("a file").path()) {
+        let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+        if name.starts_with("checkpoint-") || name.starts_with("journal-") {
+            fs::remove_file(file).expect("lost");
+        }
+    }
+    run(&both, 30..40);
+    assert!(output(path).starts_with(&(lines(0..10) + &lines(20..30))), "{}", output(path));
+}
+
+#[test]
 fn a_check_says_beforehand_what_an_edit_does_to_the_state_that_is_there() {
     let directory = folder();
     append(directory.path(), &lines(0..4));

@@ -332,6 +332,9 @@ pub struct OutputResume {
     /// Last record that was recovered at this start. An identity beyond it that a destination knows of is of a record that was lost: its
     /// number is given to another.
     pub recovered: u64,
+    /// Whether the agent remembers this output, so that what it has behind `token` is to come again. Otherwise the output is new to it, was
+    /// not configured for a while, or what was remembered is lost: nothing that is there may be taken back.
+    pub known: bool,
 }
 
 /// A destination of points.

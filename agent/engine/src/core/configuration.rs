@@ -74,6 +74,12 @@ impl Core {
     /// Everything is replayed: the configuration this core was made with comes into force. Positions and cursors are told by its indexes
     /// from here on; [`Core::start`] does it too.
     pub fn adopt(&mut self) {
+        if self.known.is_none() {
+            // Without a state, where records are missing so may be deliveries.
+            let remembers = self.checkpoint.number > 0 || self.spec_known && !self.gap;
+            let was_there = |output: &OutputSpec| remembers && self.spec.outputs.iter().any(|before| before.name == output.name);
+            self.known = Some(self.configured.outputs.iter().map(was_there).collect());
+        }
         if *self.spec != *self.configured {
             self.tell_other_results();
             self.migrate(Arc::clone(&self.configured));

@@ -413,6 +413,8 @@ pub struct Core {
     gap: bool,
     /// Outbox blocks the state knows and the store has lost.
     lost: Vec<(u8, Stored)>,
+    /// By output of the configuration it starts with: whether it was there before; once that is in force.
+    known: Option<Vec<bool>>,
     /// Where destinations say they stand.
     told: Vec<cursors::Told>,
     /// What a changed configuration cost, in words.

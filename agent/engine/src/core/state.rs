@@ -95,6 +95,7 @@ impl Core {
             owed_floors: Owed::Nothing,
             gap: false,
             lost: Vec::new(),
+            known: None,
             told: Vec::new(),
             dropped: Vec::new(),
             failed: None,
@@ -468,10 +469,11 @@ impl Core {
     pub fn output_resume(&self, output: u16) -> OutputResume {
         let index = usize::from(output);
         let [alerts, results] = self.waiting.lanes.each_ref().map(|lane| lane.cursors[index].done);
-        let known = OutputResume { alerts, results, token: self.tokens[index], ..OutputResume::default() };
-        let resume = self.told.iter().rev().find(|told| told.output == output).map_or(known, |told| told.resume);
+        let replayed = OutputResume { alerts, results, token: self.tokens[index], ..OutputResume::default() };
+        let resume = self.told.iter().rev().find(|told| told.output == output).map_or(replayed, |told| told.resume);
         // The core does not know its store.
-        OutputResume { store: 0, recovered: self.next_record - 1, ..resume }
+        let known = self.known.as_ref().and_then(|known| known.get(index)).is_some_and(|known| *known);
+        OutputResume { store: 0, recovered: self.next_record - 1, known, ..resume }
     }
 }
 

@@ -135,8 +135,9 @@ struct Files {
 }
 
 impl Files {
-    fn open(paths: &[String], origin_path: &Path, resume: u64) -> Result<Self, PluginError> {
-        let mut files = Self { token: resume, origin: origin_path.to_owned(), ..Self::default() };
+    fn open(paths: &[String], origin_path: &Path, resume: OutputResume) -> Result<Self, PluginError> {
+        let token = resume.token;
+        let mut files = Self { token, origin: origin_path.to_owned(), ..Self::default() };
         let (origin, mut now, mut moved) = (Origin::load(origin_path), Origin::default(), false);
         for name in paths {
             if name == "stdout" {
@@ -144,10 +145,10 @@ impl Files {
                 continue;
             }
             let path = PathBuf::from(name);
-            let length = origin.length(&path, resume);
+            let length = origin.length(&path, token).filter(|_| resume.known);
             let target = Target::open(path, length).map_err(|e| PluginError::because(format!("cannot open {name}"), &e))?;
             moved |= target.regular && (!origin.covers(&target.path) || length != Some(target.length));
-            now.set(&target.path, resume, target.length);
+            now.set(&target.path, token, target.length);
             files.confirmed.push(target.length);
             files.targets.push(target);
         }
@@ -281,7 +282,7 @@ impl Output for FileOutput {
     fn open<'a>(&'a mut self, resume: OutputResume) -> BoxFuture<'a, Result<OutputResume, PluginError>> {
         Box::pin(async move {
             let (paths, origin) = (self.options.files.clone(), self.origin.clone());
-            let opened = tokio::task::spawn_blocking(move || Files::open(&paths, &origin, resume.token)).await;
+            let opened = tokio::task::spawn_blocking(move || Files::open(&paths, &origin, resume)).await;
             *lock(&self.files) = opened.map_err(|e| PluginError::because("cannot open files", &e))??;
             Ok(resume)
         })

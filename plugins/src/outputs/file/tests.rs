@@ -25,7 +25,7 @@ fn token(outcome: &Outcome) -> u64 {
 }
 
 fn at(token: u64) -> OutputResume {
-    OutputResume { token, ..OutputResume::default() }
+    OutputResume { token, known: true, ..OutputResume::default() }
 }
 
 #[tokio::test]
@@ -87,6 +87,22 @@ async fn a_file_that_is_new_in_the_configuration_is_never_cut() {
     let mut third = output(&[&new], dir.path());
     third.open(at(confirmed)).await.unwrap();
     assert_eq!(fs::read_to_string(&new).unwrap(), "somebody else's data, longer than the token\n");
+}
+
+#[tokio::test]
+async fn an_output_that_is_not_remembered_takes_nothing_back_and_is_cut_at_its_own_place_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.lp");
+    let mut first = output(&[&path], dir.path());
+    first.open(OutputResume::default()).await.unwrap();
+    first.write(Lane::Results, &numbered(2)).await;
+    let mut second = output(&[&path], dir.path());
+    second.open(OutputResume::default()).await.unwrap();
+    let confirmed = token(&second.write(Lane::Results, &numbered(1)).await);
+    second.write(Lane::Results, &numbered(2)).await;
+    let mut third = output(&[&path], dir.path());
+    third.open(at(confirmed)).await.unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "m v=0 1\nm v=1 2\nm v=0 1\n");
 }
 
 #[tokio::test]

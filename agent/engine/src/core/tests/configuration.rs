@@ -114,6 +114,33 @@ fn without_any_checkpoint_the_journal_says_what_was_running() {
 }
 
 #[test]
+fn an_output_is_known_as_long_as_it_stays_configured_and_what_it_had_is_remembered() {
+    let known = |world: &World| (0..world.spec.outputs.len() as u16).map(|o| world.core.output_resume(o).known).collect::<Vec<_>>();
+    let (both, mut one) = (Arc::new(spec()), spec());
+    one.outputs.truncate(1);
+    let mut world = World::new(spec());
+    assert_eq!(known(&world), [false, false], "a first start");
+    world.take(&[1.0]);
+    world.restart(None);
+    assert_eq!(known(&world), [true, true], "the journal has everything");
+    let state = world.checkpoint();
+    world.spec = Arc::new(one);
+    world.restart(Some(&state));
+    assert_eq!(known(&world), [true]);
+    world.take(&[2.0]);
+    let state = world.checkpoint();
+    world.spec = both;
+    world.restart(Some(&state));
+    assert_eq!(known(&world), [true, false], "one was not there for a while");
+    world.take(&[3.0]);
+    world.restart(Some(&state));
+    assert_eq!(known(&world), [true, true]);
+    world.blocks.remove(0);
+    world.restart(None);
+    assert_eq!(known(&world), [false, false], "what says how far they had come is gone in part");
+}
+
+#[test]
 fn an_edit_that_is_taken_back_leaves_the_old_state_untouched_where_the_names_lived_on() {
     let mut world = edited(killed);
     world.spec = Arc::new(before());
