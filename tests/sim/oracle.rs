@@ -75,6 +75,8 @@ pub struct Committed {
     began: Option<Arc<EngineSpec>>,
     /// Where that start had windows begin.
     above: Above,
+    /// The last record it replayed without those before them, 0 if it had all of them.
+    rebuilt_to: u64,
 }
 
 /// Above which windows begin.
@@ -90,22 +92,24 @@ pub enum Above {
 }
 
 impl Above {
-    /// What a start without a state goes by: floors behind the last gap, or those before it, or its own where there was a state once.
-    pub fn of(blocks: &[(BlockMeta, &[u8])], had_state: bool) -> Self {
+    /// What a start without a state goes by: floors behind the last gap, or those before it, or its own where there was a state once. And the
+    /// last record that it replays without those before them, if any is missing.
+    pub fn of(blocks: &[(BlockMeta, &[u8])], had_state: bool) -> (Self, u64) {
         let behind_gap = |at: &usize| *at == 0 || blocks[*at].0.first_record > last(&blocks[at - 1].0) + 1;
         let gap = (0..blocks.len()).rev().find(behind_gap).unwrap_or(0);
         if gap == 0 && blocks.first().is_some_and(|(meta, _)| meta.first_record == 1) {
             // With the first record a start says what it made up without any journal.
             return match floors_in(&blocks[0].0, blocks[0].1) {
-                Some((1, floors)) => Self::These(floors),
-                _ => Self::Nothing,
+                Some((1, floors)) => (Self::These(floors), 0),
+                _ => (Self::Nothing, 0),
             };
         }
         let floors = |at: usize| Some(floors_in(&blocks[at].0, blocks[at].1)?.1);
+        let newest = blocks.last().map_or(0, |(meta, _)| last(meta));
         match (gap..blocks.len()).chain((0..gap).rev()).find_map(floors) {
-            Some(floors) => Self::These(floors),
-            None if had_state => Self::Behind(blocks.last().map_or(0, |(meta, _)| last(meta))),
-            None => Self::Nothing,
+            Some(floors) => (Self::These(floors), newest),
+            None if had_state => (Self::Behind(newest), newest),
+            None => (Self::Nothing, 0),
         }
     }
 }
@@ -212,8 +216,8 @@ impl Committed {
     }
 
     /// A start found no state and goes by this configuration until a record names another.
-    pub fn begin_with(&mut self, spec: &Arc<EngineSpec>, above: Above) {
-        (self.began, self.above) = (Some(Arc::clone(spec)), above);
+    pub fn begin_with(&mut self, spec: &Arc<EngineSpec>, (above, rebuilt_to): (Above, u64)) {
+        (self.began, self.above, self.rebuilt_to) = (Some(Arc::clone(spec)), above, rebuilt_to);
     }
 
     /// Whether it began above any.
@@ -288,12 +292,29 @@ impl Committed {
     /// # Errors
     /// When a record can't be read back.
     pub fn results(&self, first: &Arc<EngineSpec>) -> Result<(Made, Vec<bool>), String> {
+        let mut floors = self.floors();
+        if self.rebuilt_to > 0 {
+            // What lacks a point that it may have had while there was a state is not sent again.
+            let mut look = Operators::new(self.beginning(first).0);
+            look.start_above(&floors);
+            look.note_missed();
+            let replayed = self.blocks.partition_point(|block| block.last() <= self.rebuilt_to);
+            let (_, look) = self.run(first, look, &self.blocks[..replayed])?;
+            floors.groups.extend(look.missed());
+        }
+        let mut operators = Operators::new(self.beginning(first).0);
+        operators.start_above(&floors);
+        let (all, operators) = self.run(first, operators, &self.blocks)?;
+        Ok((all, operators.levels().to_vec()))
+    }
+
+    /// What operators make of these blocks, the first of which is the first one there is.
+    fn run(&self, first: &Arc<EngineSpec>, mut operators: Operators, blocks: &[Block]) -> Result<(Made, Operators), String> {
         let mut all = BTreeMap::new();
         let (mut spec, mut order) = self.beginning(first);
         let mut table = SeriesTable::new(spec.limits.series_max);
-        let (mut operators, mut results) = (Operators::new(Arc::clone(&spec)), Results::default());
-        operators.start_above(&self.floors());
-        for block in &self.blocks {
+        let mut results = Results::default();
+        for block in blocks {
             block.decode(&spec, &mut table, |sequence, stamp, record, table| {
                 if is_aside(record) {
                     return;
@@ -324,7 +345,7 @@ impl Committed {
                 (order, spec, table) = (order.next(first, &edited), edited, moved);
             }
         }
-        Ok((all, operators.levels().to_vec()))
+        Ok((all, operators))
     }
 
     /// Every item of a source that can repeat itself was counted once, but for those that are `gone`.

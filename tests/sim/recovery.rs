@@ -627,9 +627,8 @@ impl Simulator {
             check_transitions(arrived.values().map(String::as_str)).map_err(|e| format!("output {output}: {e}"))?;
             check_replacements(arrived.values().map(String::as_str)).map_err(|e| format!("output {output}: {e}"))?;
         }
-        // Losing every state takes nothing back either, unless there was room for other points then. Of what is given up an older result may
-        // come again, and the newer one not.
-        if !self.plan.may_give_up() && (self.disturbed.is_empty() || self.plan.stateless && !self.plan.narrow) {
+        // Losing every state takes nothing back either. Of what is given up an older result may come again, and the newer one not.
+        if !self.plan.may_give_up() && (self.disturbed.is_empty() || self.plan.stateless) {
             self.sinks[output].check_windows().map_err(|e| format!("output {output}: {e}"))?;
         }
         Ok(())

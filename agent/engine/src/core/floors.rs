@@ -48,22 +48,36 @@ impl Core {
         // Files that were free still have records of before: of what is missing between those the floors behind it know.
         let (before, behind) = blocks.split_at(whole_from);
         let found = behind.iter().find_map(|block| self.floors_in(block)).or_else(|| before.iter().rev().find_map(|b| self.floors_in(b)));
-        if let Some((_, floors)) = found {
-            self.operators.start_above(&floors);
-            true
-        } else {
-            had_state && self.make_up_floors(now, outbox)
-        }
+        let (mut floors, is_above) = match found {
+            Some((_, floors)) => (floors, true),
+            None if had_state => self.make_up_floors(now, outbox),
+            None => return false,
+        };
+        floors.groups.extend(self.missed(now, &floors, &blocks));
+        self.operators.start_above(&floors);
+        is_above
     }
 
-    /// Nothing says how far windows had come: the outbox and the clock do.
-    fn make_up_floors(&mut self, now: Now, outbox: BTreeMap<String, (Arc<Series>, i64)>) -> bool {
+    /// Nothing says how far windows had come: the outbox and the clock do. And whether they have come anywhere.
+    fn make_up_floors(&mut self, now: Now, outbox: BTreeMap<String, (Arc<Series>, i64)>) -> (Floors, bool) {
         let common = if now.quality == ClockQuality::Unset { i64::MIN } else { self.believed_max(now.wall) };
         let floors = Floors { common, groups: outbox.into_values().collect() };
-        self.operators.start_above(&floors);
         let is_above = floors != Floors::default();
-        self.owed_floors = Owed::These(floors);
-        is_above
+        self.owed_floors = Owed::These(floors.clone());
+        (floors, is_above)
+    }
+
+    /// Windows above these floors that the journal can't make as the state that is lost did: a look through it, made before it counts, tells
+    /// which lack a point. Without those there is no less room for the rest.
+    fn missed(&self, now: Now, floors: &Floors, journal: &[(BlockMeta, &[u8])]) -> Vec<(Arc<Series>, i64)> {
+        let mut look = Self::new(Arc::clone(&self.spec), now);
+        look.operators.start_above(floors);
+        look.operators.note_missed();
+        for (meta, bytes) in journal {
+            // What is damaged inside is told of when it counts.
+            let _ = look.replay(meta, bytes);
+        }
+        look.operators.missed()
     }
 
     /// The first floors in a block, and which record they are. What is damaged inside is told of when it is replayed.

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use weir_plugin_api::Series;
+use weir_plugin_api::{Cell, Series};
 
 use super::{
     Operators,
     window::{WindowOperator, ended::Newest},
 };
+use crate::series::SeriesTable;
 
 /// Groups that are named, each with its own floor; of more than that there is one floor for all. Of groups that are beyond belief no more
 /// than these are remembered.
@@ -47,6 +48,31 @@ impl Operators {
             });
         }
         floors
+    }
+
+    /// From now on it is noted what lacks a point: for a look through a journal whose state is lost.
+    pub fn note_missed(&mut self) {
+        self.missed.get_or_insert_default();
+        self.stage.windows.iter_mut().for_each(WindowOperator::note_missed);
+    }
+
+    /// Series and times of results that lack a point which there may have been room or time for with the state that is lost. Nothing at or
+    /// below them is to be emitted: what was sent then may have had it.
+    pub fn missed(&self) -> Vec<(Arc<Series>, i64)> {
+        let mut missed = self.missed.clone().unwrap_or_default();
+        for window in self.stage.windows.iter().filter(|_| self.missed.is_some()) {
+            window.each_missed(|series, time| missed.push((Arc::clone(series), time)));
+        }
+        missed
+    }
+
+    /// A point, or a part of it, is refused before it comes to any window.
+    #[cold]
+    pub(super) fn miss(&mut self, cells: &[Cell], table: &SeriesTable) {
+        let Some(first) = cells.first().filter(|_| self.missed.is_some()) else { return };
+        let time = if first.is_untimed() { self.clock.wall(first.time) } else { first.time };
+        let provisional = first.is_untimed() && !self.clock.is_set();
+        self.stage.windows.iter_mut().for_each(|window| window.miss_series(first.series, provisional, time, table));
     }
 
     /// Nothing is emitted at or below these. Before the first record.

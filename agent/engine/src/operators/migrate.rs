@@ -24,6 +24,10 @@ impl Operators {
         let (mut operators, dropped) = Self::restore(spec, &bytes, new)?;
         operators.start_windows_above(self);
         operators.number_alerts_on(self);
+        if self.missed.is_some() {
+            operators.note_missed();
+            operators.missed = Some(self.missed());
+        }
         Ok((operators, dropped))
     }
 

@@ -36,7 +36,7 @@ mod window;
 
 use std::sync::Arc;
 
-use weir_plugin_api::Cell;
+use weir_plugin_api::{Cell, Series};
 
 use self::{
     alert::Alerts,
@@ -103,6 +103,8 @@ pub struct Operators {
     stage: Stage,
     alerts: Alerts,
     names: Names,
+    /// Noted while a journal is looked through: what lacked a point under configurations before.
+    missed: Option<Vec<(Arc<Series>, i64)>>,
     /// Of the last snapshot: the next one is made without moving what is written.
     size: std::cell::Cell<snapshot::Size>,
 }
@@ -117,6 +119,7 @@ impl Operators {
             stage: Stage::new(Arc::clone(&spec)),
             alerts: Alerts::new(Arc::clone(&spec)),
             names: Names { complete: "complete".into(), revision: "revision".into() },
+            missed: None,
             size: std::cell::Cell::default(),
             spec,
         }
@@ -226,11 +229,15 @@ impl Operators {
             match if self.types.is_on() { self.types.fit(point, batch.text, table) } else { None } {
                 None => self.point(stamp, point, batch.text, table, results),
                 Some(fitted) if fitted.is_empty() => {
+                    self.miss(point, table);
                     self.stage.counts.dispatched += 1;
                     self.stage.counts.rejected_type += 1;
                     self.types.give_back(fitted);
                 }
                 Some(fitted) => {
+                    if fitted.len() < point.len() {
+                        self.miss(point, table);
+                    }
                     self.point(stamp, &fitted, batch.text, table, results);
                     self.types.give_back(fitted);
                 }

@@ -64,8 +64,14 @@ fn three_minutes(world: &mut World) -> Vec<Journal> {
     journals
 }
 
-/// A start that finds nothing but these blocks.
+/// A start that finds nothing but these blocks, and an output that is there.
 fn lose_states(world: &mut World, blocks: Journal, had_state: bool) {
+    start_with(world, blocks, had_state);
+    world.step(Event::Want { output: 0, lane: Lane::Results });
+}
+
+/// A start that finds nothing but these blocks.
+fn start_with(world: &mut World, blocks: Journal, had_state: bool) {
     world.blocks = blocks;
     world.core = Core::new(Arc::clone(&world.spec), world.now);
     let journal = world.blocks.iter().map(|(_, meta, bytes)| (meta.clone(), bytes.as_slice()));
@@ -75,7 +81,6 @@ fn lose_states(world: &mut World, blocks: Journal, had_state: bool) {
     }
     world.announced = false;
     world.begin();
-    world.step(Event::Want { output: 0, lane: Lane::Results });
 }
 
 /// What an output gets when a point so old comes, and after the next minute.
@@ -130,6 +135,112 @@ fn where_nothing_says_how_far_windows_had_come_they_begin_behind_the_present_and
     lose_states(&mut world, blocks, true);
     world.pass(MINUTE);
     assert_eq!(send(&mut world, 0, 1.0), [160.0], "everything of that minute is there");
+}
+
+/// Points of these series, as old as that, in a batch: 0 and 1 are of devices of their own, 2 is one of the second device that no window takes.
+/// What an output gets by it.
+fn send_of(world: &mut World, points: &[(u32, i64, f64)]) -> Vec<f64> {
+    let cell = |(series, age, value): &(u32, i64, f64)| Cell {
+        series: *series,
+        field: 0,
+        kind: Kind::Float as u8,
+        flags: Cell::START,
+        time: world.now.wall - age,
+        value: value.to_bits(),
+    };
+    world.number += 1;
+    let read = points.len() as u64;
+    let mut batch = Batch {
+        number: world.number,
+        read_at: world.now.steady,
+        counts: InputCounts { read, ..InputCounts::default() },
+        cells: points.iter().map(cell).collect(),
+        points: points.len() as u32,
+        ..Batch::default()
+    };
+    if !std::mem::replace(&mut world.announced, true) {
+        for (measurement, device) in [("m", "a"), ("m", "b"), ("other", "b")] {
+            batch.new_series.push(Arc::new(Series::from_parts(measurement, &[("device", device)])));
+            batch.new_partitions.push(device.into());
+        }
+        batch.new_fields.push("v".into());
+    }
+    let mut effects = world.step(Event::Batch { input: 0, batch });
+    effects.extend(world.commit());
+    world.offered(0, effects).into_iter().map(|(_, value)| value).collect()
+}
+
+/// A world whose windows take one measurement of two.
+fn world_with(limits: crate::spec::Limits, by: Option<Vec<String>>) -> World {
+    let mut spec = (*world().spec).clone();
+    let filter = filter(vec!["m".into()], BTreeMap::new());
+    spec.windows[0] = WindowSpec { filter, allowed_lateness: 0, by, ..spec.windows[0].clone() };
+    let mut world = World::new(EngineSpec { limits, ..spec });
+    world.pass(MINUTE - (EPOCH + S) % MINUTE);
+    world
+}
+
+/// The journal since a checkpoint by which a point of the first device had come, and what it makes of these two minutes later; all of it is
+/// delivered.
+fn since_a_checkpoint(world: &mut World, points: &[(u32, i64, f64)]) -> (Journal, Vec<f64>) {
+    send_of(world, &[(0, 0, 1.0)]);
+    world.checkpoint();
+    world.pass(2 * MINUTE);
+    send_of(world, points);
+    (world.blocks.clone(), world.drain(0))
+}
+
+#[test]
+fn without_a_state_no_window_is_sent_that_lacks_a_point_for_want_of_room() {
+    let limits = crate::spec::Limits { panes_bytes_max: 1, ..crate::spec::Limits::default() };
+    let mut world = world_with(limits, None);
+    // There is room for one pane, which the first device had. Without that the second one takes it, and leaves it too late.
+    let points = [(1, MINUTE, 2.0), (0, MINUTE, 4.0), (2, 0, 0.0), (0, MINUTE, 8.0), (0, 0, 16.0)];
+    let (journal, before) = since_a_checkpoint(&mut world, &points);
+    assert_eq!(before, [2.0, 1.0, 0.0, 12.0], "what finds no room is passed on");
+    start_with(&mut world, journal, true);
+    assert!(world.drain(0).iter().all(|sum| [0.0, 2.0].contains(sum)), "the twelve stay as they are");
+    world.pass(MINUTE);
+    assert_eq!(send_of(&mut world, &[(0, 0, 32.0)]), [16.0], "it goes on as before");
+}
+
+#[test]
+fn without_a_state_no_window_is_sent_that_closes_before_a_device_it_would_have_waited_for() {
+    let mut world = world_with(crate::spec::Limits::default(), Some(Vec::new()));
+    // The first device is behind, and all of them make one group: with a state it is known from the beginning that it is there.
+    let points = [(1, MINUTE, 2.0), (1, 0, 4.0), (0, MINUTE, 8.0), (0, 0, 16.0)];
+    let (journal, before) = since_a_checkpoint(&mut world, &points);
+    assert_eq!(before, [1.0, 10.0]);
+    start_with(&mut world, journal, true);
+    assert_eq!(world.drain(0), Vec::<f64>::new());
+    world.pass(MINUTE);
+    assert_eq!(send_of(&mut world, &[(0, 0, 32.0), (1, 0, 64.0)]), [20.0], "it goes on as before");
+}
+
+#[test]
+fn without_a_state_no_window_is_sent_that_lacks_a_value_of_another_type_than_came_first() {
+    let mut spec = (*world_with(crate::spec::Limits::default(), None).spec).clone();
+    spec.windows[0].aggregates = vec![Aggregate::Sum, Aggregate::Last];
+    let mut world = World::new(spec);
+    world.pass(MINUTE - (EPOCH + S) % MINUTE);
+    send_of(&mut world, &[(0, 0, 1.0)]);
+    world.checkpoint();
+    world.pass(2 * MINUTE);
+    // What comes first behind the checkpoint is a text, which the window has had numbers before.
+    world.number += 1;
+    let mut text = Vec::new();
+    let (kind, value) = Cell::encode_value(weir_plugin_api::Value::Text("?"), &mut text);
+    let time = world.now.wall - MINUTE;
+    let cells = vec![Cell { series: 0, field: 0, kind: kind as u8, flags: Cell::START, time, value }];
+    let counts = InputCounts { read: 1, ..InputCounts::default() };
+    let batch = Batch { number: world.number, read_at: world.now.steady, counts, cells, text, points: 1, ..Batch::default() };
+    world.step(Event::Batch { input: 0, batch });
+    world.commit();
+    send_of(&mut world, &[(0, MINUTE, 2.0), (0, MINUTE, 4.0), (0, 0, 16.0)]);
+    assert_eq!(world.drain(0).last(), Some(&6.0));
+    let journal = world.blocks.clone();
+    start_with(&mut world, journal, true);
+    assert_eq!(world.drain(0), Vec::<f64>::new());
 }
 
 #[test]

@@ -31,19 +31,23 @@ pub(super) const S: i64 = 1_000_000_000;
 /// Wall time at steady 0: 2027.
 pub(super) const EPOCH: i64 = 1_800_000_000 * S;
 
-/// One input whose points pass to two outputs, and an alert that holds a siren. What the agent tells about itself they do not take.
-pub(super) fn spec() -> EngineSpec {
-    let own = Condition::ALL.map(|c| c.name().to_owned()).to_vec();
-    let filter = Filter::new(&FilterOptions {
-        namepass: Vec::new(),
+pub(super) fn filter(namepass: Vec<String>, tagdrop: BTreeMap<String, Vec<String>>) -> Filter {
+    Filter::new(&FilterOptions {
+        namepass,
         namedrop: Vec::new(),
         fieldinclude: Vec::new(),
         fieldexclude: Vec::new(),
         tagpass: BTreeMap::new(),
-        tagdrop: BTreeMap::from([("alert".to_owned(), own)]),
+        tagdrop,
         taginclude: Vec::new(),
         tagexclude: Vec::new(),
-    });
+    })
+}
+
+/// One input whose points pass to two outputs, and an alert that holds a siren. What the agent tells about itself they do not take.
+pub(super) fn spec() -> EngineSpec {
+    let own = Condition::ALL.map(|c| c.name().to_owned()).to_vec();
+    let filter = filter(Vec::new(), BTreeMap::from([("alert".to_owned(), own)]));
     let output =
         |name: &str| OutputSpec { name: name.into(), alerts: true, results: true, filter: filter.clone(), ..OutputSpec::default() };
     EngineSpec {

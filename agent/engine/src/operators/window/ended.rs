@@ -16,7 +16,7 @@ use crate::operators::{Out, time::Partitions};
 
 /// In the order of line protocol: the same whatever way the state came about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Key(Arc<Series>);
+pub(super) struct Key(pub Arc<Series>);
 
 impl Ord for Key {
     fn cmp(&self, other: &Self) -> Ordering {

@@ -7,6 +7,7 @@
 //! | `progress` | when something is due, without looking at every group for every point |
 //! | `emit` | closing, early emission, revisions |
 //! | `ended` | what is left of groups that are no more |
+//! | `missed` | windows that lack a point, where a state is lost |
 //! | `state` | what a snapshot keeps of it |
 //!
 //! How the rules are read where they leave room:
@@ -21,6 +22,7 @@ pub(super) mod aggregate;
 mod emit;
 pub(super) mod ended;
 pub(super) mod group;
+mod missed;
 pub(super) mod pane;
 mod progress;
 pub(super) mod sketch;
@@ -37,6 +39,7 @@ use self::{
     emit::Staged,
     ended::Ended,
     group::{Grid, Group, Slot},
+    missed::Missed,
     pane::Pane,
 };
 use super::{OperatorCounts, Out, PointRef, route, time::Partitions};
@@ -107,6 +110,8 @@ pub(super) struct WindowOperator {
     pool: Vec<Pane>,
     staged: Vec<Staged>,
     scratch: Vec<u32>,
+    /// Noted while a journal is looked through.
+    missed: Option<Missed>,
     pub counts: OperatorCounts,
 }
 
@@ -140,6 +145,7 @@ impl WindowOperator {
             pool: Vec::new(),
             staged: Vec::new(),
             scratch: Vec::new(),
+            missed: None,
             counts: OperatorCounts::default(),
             spec,
         }
@@ -175,12 +181,16 @@ impl WindowOperator {
         let at = match self.groups[group as usize].find_pane(point.time, self.grid.every) {
             Ok(at) if self.is_full() && self.would_grow(group, at, first, point, table) => {
                 self.counts.overflow_panes += 1;
+                self.miss(group, point, Outcome::Refused);
                 return Outcome::Refused;
             }
             Ok(at) => at,
             Err(at) => match self.open_pane(group, at, point, partitions, out) {
                 Ok(at) => at,
-                Err(outcome) => return outcome,
+                Err(outcome) => {
+                    self.miss(group, point, outcome);
+                    return outcome;
+                }
             },
         };
         if !self.merge(group, at, first, point, table) {
@@ -191,8 +201,10 @@ impl WindowOperator {
         self.counts.applied += 1;
         let group_state = &mut self.groups[group as usize];
         group_state.observed = out.now.observed;
-        let end = group_state.panes[at].start.saturating_add(self.grid.every);
-        if end <= group_state.watermark {
+        let start = group_state.panes[at].start;
+        if start.saturating_add(self.grid.every) <= group_state.watermark {
+            self.miss_closed(group, start, partitions);
+            let group_state = &mut self.groups[group as usize];
             // Nothing is due up to here, but a window that was never emitted may be out of reach by now.
             group_state.watermark = group_state.watermark(partitions, self.grid.lateness);
             self.reopen(group, at);
@@ -262,7 +274,7 @@ impl WindowOperator {
     /// Merges the cells from `first` on; whether any fitted.
     #[inline]
     fn merge(&mut self, group: u32, at: usize, first: usize, point: &PointRef<'_>, table: &SeriesTable) -> bool {
-        let mut merged = false;
+        let (mut merged, mut conflicts) = (false, false);
         let before = self.groups[group as usize].panes[at].bytes;
         for (i, cell) in point.cells.iter().enumerate().skip(first) {
             if i > first && !self.takes_cell(cell, table) {
@@ -278,7 +290,12 @@ impl WindowOperator {
             if group.fields[slot].class == class {
                 group.panes[at].add(&self.layout, slot, class, cell, point.time, point.text);
                 merged = true;
+            } else {
+                conflicts = true;
             }
+        }
+        if conflicts {
+            self.miss(group, point, Outcome::Refused);
         }
         let pane = &mut self.groups[group as usize].panes[at];
         pane.points += u64::from(merged);
@@ -322,6 +339,7 @@ impl WindowOperator {
         if !self.wants(point, table) {
             return Outcome::NotTaken;
         }
+        self.miss_series(point.series, point.provisional, point.time, table);
         self.counts.r#in += 1;
         self.counts.overflow_groups += 1;
         Outcome::Refused
