@@ -15,7 +15,7 @@ use weir_plugin_api::{
     Identity, Lane, Points, Series, Value,
     chunk::ChunkBuilder,
     options::Item,
-    plugin::{Outcome, Output, OutputResume},
+    plugin::{AgentId, Outcome, Output, OutputResume},
 };
 use weir_plugins::outputs;
 

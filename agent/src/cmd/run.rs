@@ -52,7 +52,7 @@ impl Run {
             }
         };
         log::start(&config.agent.log_level);
-        let options = RunOptions { once: self.once, directory: self.directory };
+        let options = RunOptions { once: self.once, directory: self.directory, root: None };
         run(config, &options, &core, || match config::load(&sources, &environment) {
             Ok((config, warnings)) => {
                 show(&warnings);
@@ -297,6 +297,7 @@ fn serve(running: &Running, status: StatusOptions, options: &RunOptions) -> (Arc
         health: running.health.clone(),
         writes: running.writes.clone(),
         endurance_bytes: running.endurance_bytes,
+        bound: running.bound,
         directory: running.directory.clone(),
         ready: Stop::default(),
     });

@@ -112,7 +112,7 @@ async fn demo(options: &Options, directory: &Path) -> Result<(), String> {
     let screen = SharedScreen::default();
     show_on(&screen, &mut config);
     let clock = Arc::new(SystemClock::default());
-    let run_options = RunOptions { once: false, directory: Some(directory.join("state")) };
+    let run_options = RunOptions { once: false, directory: Some(directory.join("state")), root: None };
     let running = start(config, &run_options, &clock, &SharedWrites::new(clock.clone())).map_err(|error| error.to_string())?;
     tokio::spawn(sensors::boiler(port, end.clone()));
     let ended = watch(running, options, &screen, &results).await;

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, UnixListener};
 use weir_engine::spec::EngineSpec;
 use weir_plugin_api::plugin::{InputHealth, Stop};
 
-use crate::run::{CoreHandle, OutputHealth, checkpoint::OnRequest, writes::SharedWrites};
+use crate::run::{CoreHandle, OutputHealth, bind::Bound, checkpoint::OnRequest, writes::SharedWrites};
 
 /// What the server shows.
 pub struct Shown {
@@ -38,6 +38,8 @@ pub struct Shown {
     pub writes: SharedWrites,
     /// Endurance of the disk, bytes; 0: not known.
     pub endurance_bytes: u64,
+    /// The agent's id.
+    pub bound: Bound,
     /// State directory.
     pub directory: PathBuf,
     /// Requested once everything has started.

@@ -27,6 +27,12 @@ pub struct Report {
     pub version: String,
     /// Where the state lives.
     pub directory: String,
+    /// What the agent goes by at far sides, hexadecimal.
+    #[serde(default)]
+    pub agent: String,
+    /// What it went by on another machine, and the last record it numbered there.
+    #[serde(default)]
+    pub earlier: Option<(String, u64)>,
     /// Inputs.
     pub inputs: Vec<Row>,
     /// The engine as a whole.
@@ -146,9 +152,12 @@ impl Report {
     pub fn new(ledger: &Ledger, shown: &Shown) -> Self {
         let mut report = Self::of_ledger(ledger);
         report.directory = shown.directory.display().to_string();
+        report.agent = format!("{:016x}", shown.bound.id.now);
+        report.earlier = shown.bound.id.earlier.map(|(id, record)| (format!("{id:016x}"), record));
         for (row, health) in report.inputs.iter_mut().zip(&shown.input_health) {
             row.numbers.insert("failures".into(), health.failures());
             row.numbers.insert("failing".into(), u64::from(health.is_failing()));
+            row.numbers.insert("contested".into(), health.contests());
         }
         for (row, health) in report.outputs.iter_mut().zip(&shown.health) {
             row.numbers.insert("retries".into(), health.retries.load(Ordering::Relaxed));
@@ -213,6 +222,9 @@ impl Report {
         }
         if self.store.get("held_back").is_some_and(|v| *v > 0) {
             out.push_str("held back: inputs that can wait do, because an output can't keep up\n");
+        }
+        if let Some((id, record)) = &self.earlier {
+            let _ = writeln!(out, "agent {}: the state came from another machine, as agent {id}, at record {record}", self.agent);
         }
         if let Some(reason) = &self.storage_failed {
             let _ = writeln!(out, "storage failed: {reason}");
@@ -305,6 +317,13 @@ mod tests {
         assert!(report(&rates, 10 << 40).table().contains("too early to say"));
         rates.day_seconds = 600;
         assert!(report(&rates, 10 << 40).table().contains("5.9 years left at the rate of the last 10 min"));
+    }
+
+    #[test]
+    fn a_state_that_came_from_another_machine_is_said() {
+        let report = Report { agent: "0b".into(), earlier: Some(("0a".into(), 7)), ..Report::default() };
+        assert!(report.table().contains("agent 0b: the state came from another machine, as agent 0a, at record 7\n"), "{}", report.table());
+        assert!(!Report { agent: "0b".into(), ..Report::default() }.table().contains("machine"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use weir_engine::{core::Event, record::DeliveryCounts};
 use weir_plugin_api::{
     Identity, Lane,
-    plugin::{EdgeAction, LevelAction, Notification, Outcome, Stop},
+    plugin::{AgentId, EdgeAction, LevelAction, Notification, Outcome, Stop},
     time::Clock,
 };
 
@@ -30,6 +30,8 @@ pub struct EdgeTask {
     pub index: u16,
     /// Older than this at its turn and it is counted, not done; 0 never. Nanoseconds.
     pub expires_after: i64,
+    /// Whose transitions these are.
+    pub agent: AgentId,
     /// The action.
     pub action: Box<dyn EdgeAction>,
     /// Where alert points arrive.
@@ -69,7 +71,8 @@ impl EdgeTask {
                 if chunk.route(index) & bit == 0 {
                     continue;
                 }
-                let notification = Notification::from_point(chunk.point(index));
+                let agent = self.agent.of(chunk.identity(index));
+                let notification = Notification::from_point(chunk.point(index)).by(agent);
                 let Some(counts) = self.fire(&notification, left_engine_at, &mut backoff, &end).await else { return };
                 self.report(chunk.identity(index), counts);
             }

@@ -13,8 +13,6 @@ use weir_plugin_api::plugin::OutputResume;
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// What the core thread is told.
-// Nearly every message is an event: boxing it would cost an allocation each to save bytes in the few others.
-#[expect(clippy::large_enum_variant)]
 pub enum Message {
     /// Something happened.
     Event(Event),

@@ -10,6 +10,7 @@
 
 mod actions;
 mod backoff;
+pub mod bind;
 pub mod checkpoint;
 mod core_thread;
 mod dead_letters;
@@ -51,6 +52,8 @@ pub struct RunOptions {
     pub once: bool,
     /// The state directory, overriding the configuration.
     pub directory: Option<PathBuf>,
+    /// Where the system's files say what machine this is; `/` unless set.
+    pub root: Option<PathBuf>,
 }
 
 impl RunOptions {
@@ -70,6 +73,8 @@ pub struct Running {
     pub input_health: Vec<Arc<InputHealth>>,
     /// What is known of each output and edge action.
     pub health: Vec<Arc<OutputHealth>>,
+    /// The agent's id.
+    pub bound: bind::Bound,
     /// Names.
     pub names: Names,
     /// What the engine was told to do.

@@ -21,6 +21,7 @@ use weir_store::{RealFiles, Recovered, Store, StoreOptions};
 use super::{
     Names, OutputHealth, RunOptions, Running, StartError, Stops,
     actions::{EdgeTask, LevelTask},
+    bind::{self, bind},
     checkpoint::OnRequest,
     core_thread::CoreThread,
     dead_letters::DeadLetters,
@@ -33,7 +34,7 @@ use super::{
 };
 use crate::{
     config::types::{Config, ConfiguredInput},
-    sys::{clock::SystemClock, notify},
+    sys::{clock::SystemClock, machine::Machine, notify},
 };
 
 type Offers = (Vec<async_mpsc::UnboundedSender<Offered>>, Vec<async_mpsc::UnboundedReceiver<Offered>>);
@@ -74,9 +75,15 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>, wri
     let resumes: Vec<_> = (0..config.inputs.len()).map(|i| core.resume(i as u16).clone()).collect();
     let held: Vec<bool> = (0..config.engine.outputs.len()).map(|o| core.is_held(o as u16)).collect();
     health.iter().zip(&held).for_each(|(health, held)| health.held.store(*held, Ordering::Relaxed));
-    let store_id = store.id();
+    let bound = bind(&bind::Start {
+        directory: &directory,
+        store: store.id(),
+        recovered: core.last_record(),
+        machine: &Machine::read(options.root.as_deref().unwrap_or(Path::new("/"))),
+        new_id: random(clock.wall()),
+    });
     let output_resumes: Vec<_> =
-        (0..config.engine.outputs.len()).map(|o| OutputResume { store: store_id, ..core.output_resume(o as u16) }).collect();
+        (0..config.engine.outputs.len()).map(|o| OutputResume { agent: bound.id, ..core.output_resume(o as u16) }).collect();
 
     let (disk_sender, disk_receiver) = mpsc::channel();
     let disk_thread = {
@@ -109,6 +116,7 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>, wri
         core: handle,
         input_health: Vec::new(),
         health,
+        bound,
         names,
         engine: Arc::new(config.engine.clone()),
         directory,
@@ -187,6 +195,7 @@ fn spawn_actions(
             AnyAction::Edge(edge) => {
                 let Some((offers, alarms)) = receivers.next() else { break };
                 let task = EdgeTask {
+                    agent: running.bound.id,
                     name: action.name,
                     index: index as u16,
                     expires_after: specs[index].expires_after,
@@ -238,9 +247,8 @@ fn spawn_input(
 fn recover(config: &Config, directory: &Path, clock: &SystemClock) -> Result<(Store<RealFiles>, Core), StartError> {
     let failed = |source| StartError::Store { directory: directory.to_owned(), source };
     let files = RealFiles::open(directory).map_err(failed)?;
-    // Only a new store takes it; the hasher's keys are drawn from the system.
-    let new_id = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), clock.wall());
-    let options = StoreOptions { journal_bytes_max: config.engine.storage.journal_bytes_max, new_id };
+    // Only a new store takes the id.
+    let options = StoreOptions { journal_bytes_max: config.engine.storage.journal_bytes_max, new_id: random(clock.wall()) };
     let (mut store, recovered) = Store::open(files, &options).map_err(failed)?;
     let Recovered { checkpoint, blocks, outbox, cursors, damage } = recovered;
     let outbox: Vec<FoundBlock> = outbox.iter().map(core_found).collect();
@@ -305,6 +313,11 @@ fn spawn<T: Send + 'static>(
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Result<std::thread::JoinHandle<T>, StartError> {
     std::thread::Builder::new().name(name.into()).stack_size(1 << 20).spawn(body).map_err(|source| StartError::Thread { name, source })
+}
+
+/// A number nobody else has: the hasher's keys are drawn from the system.
+fn random(salt: i64) -> u64 {
+    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), salt)
 }
 
 /// A number that separates tasks and processes, for jitter.

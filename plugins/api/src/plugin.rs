@@ -126,6 +126,7 @@ impl Future for StopRequested {
 pub struct InputHealth {
     failing: AtomicBool,
     failures: AtomicU64,
+    contests: AtomicU64,
 }
 
 impl InputHealth {
@@ -133,6 +134,11 @@ impl InputHealth {
     pub fn failed(&self) {
         self.failing.store(true, Ordering::Relaxed);
         self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Somebody else seems to take our place at the source, once more.
+    pub fn contested(&self) {
+        self.contests.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The source is read.
@@ -143,6 +149,11 @@ impl InputHealth {
     /// Whether the last try failed.
     pub fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
+    }
+
+    /// How often somebody else seems to have taken our place since the start.
+    pub fn contests(&self) -> u64 {
+        self.contests.load(Ordering::Relaxed)
     }
 
     /// Tries that failed since the start.
@@ -318,6 +329,28 @@ impl Outcome {
     }
 }
 
+/// What stands for the agent at far sides: two agents never have one, be it that one's state was copied from the other's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AgentId {
+    /// Drawn when the state directory was new, or came to another machine.
+    pub now: u64,
+    /// The id before, and the last record it numbered: what waited when the state was copied is known by it on both machines.
+    pub earlier: Option<(u64, u64)>,
+}
+
+impl AgentId {
+    /// The id that numbered this.
+    pub fn of(&self, identity: Identity) -> u64 {
+        self.earlier.filter(|(_, last)| identity.record <= *last).map_or(self.now, |(earlier, _)| earlier)
+    }
+}
+
+impl From<u64> for AgentId {
+    fn from(now: u64) -> Self {
+        Self { now, earlier: None }
+    }
+}
+
 /// Where an output stood when the agent went down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutputResume {
@@ -327,8 +360,8 @@ pub struct OutputResume {
     pub results: Identity,
     /// The token of the last delivery, 0 at first.
     pub token: u64,
-    /// Id of the store the identities belong to, drawn when its directory was new: what another store numbered is other points.
-    pub store: u64,
+    /// Whose identities they are: what another agent numbered is other points.
+    pub agent: AgentId,
     /// Last record that was recovered at this start. An identity beyond it that a destination knows of is of a record that was lost: its
     /// number is given to another.
     pub recovered: u64,
@@ -390,7 +423,7 @@ pub struct Notification {
     pub time: i64,
     /// Computed from backlog: it says what was, not what is.
     pub historical: bool,
-    /// `alert/group/n`: the same transition always has the same one.
+    /// `alert/group/n`, behind the agent's id where it was told to [`Notification::by`]: the same transition always has the same one.
     pub idempotency_key: String,
 }
 
@@ -422,6 +455,13 @@ impl Notification {
             alert,
             tags,
         }
+    }
+
+    /// Puts the agent's id before the key: others have alerts of that name, too.
+    #[must_use]
+    pub fn by(mut self, agent: u64) -> Self {
+        self.idempotency_key = format!("{agent:016x}/{}", self.idempotency_key);
+        self
     }
 }
 

@@ -1,7 +1,7 @@
 //! The HTTP output: each write of points is one request, or one request per point.
 //!
 //! What arrived cannot be seen from here when an answer gets lost, so every request carries an `Idempotency-Key` made of the
-//! identities of its first and last point: sent again, it has the same one.
+//! agent's id and the identities of its first and last point: sent again, it has the same one.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,7 +13,7 @@ use reqwest::{
 use weir_plugin_api::{
     Identity, Lane, Points,
     options::{Secret, Section},
-    plugin::{BoxFuture, BuildContext, Encoder, Outcome, Output, OutputEntry, Rejection},
+    plugin::{AgentId, BoxFuture, BuildContext, Encoder, Outcome, Output, OutputEntry, OutputResume, PluginError, Rejection},
 };
 
 use crate::{
@@ -125,6 +125,7 @@ fn build(section: &Section<'_>, context: &BuildContext) -> Option<Box<dyn Output
     let authorization = Authorization::basic(&options.username, &options.password);
     Some(Box::new(HttpOutput {
         name: context.name.clone(),
+        agent: AgentId::default(),
         client,
         url,
         method,
@@ -138,6 +139,7 @@ fn build(section: &Section<'_>, context: &BuildContext) -> Option<Box<dyn Output
 
 struct HttpOutput {
     name: String,
+    agent: AgentId,
     client: Client,
     url: Url,
     method: Method,
@@ -211,7 +213,10 @@ impl HttpOutput {
 
     fn key(&self, lane: Lane, first: Identity, last: Identity) -> String {
         let lane = if lane == Lane::Alerts { "alerts" } else { "results" };
-        http_client::header_text(&format!("{}/{lane}/{}.{}-{}.{}", self.name, first.record, first.ordinal, last.record, last.ordinal))
+        // Two agents number alike, and have outputs of one name.
+        let agent = self.agent.of(last);
+        let key = format!("{agent:016x}/{}/{lane}/{}.{}-{}.{}", self.name, first.record, first.ordinal, last.record, last.ordinal);
+        http_client::header_text(&key)
     }
 }
 
@@ -228,6 +233,11 @@ fn rejected(answer: &Answer, all: std::ops::Range<usize>) -> Outcome {
 }
 
 impl Output for HttpOutput {
+    fn open<'a>(&'a mut self, resume: OutputResume) -> BoxFuture<'a, Result<OutputResume, PluginError>> {
+        self.agent = resume.agent;
+        Box::pin(async move { Ok(resume) })
+    }
+
     fn write<'a>(&'a mut self, lane: Lane, points: &'a Points) -> BoxFuture<'a, Outcome> {
         Box::pin(self.write_all(lane, points))
     }
@@ -262,6 +272,7 @@ mod tests {
         let settings = ClientSettings { timeout: options.timeout, tls: &tls, secure: false, user_agent: "", headers };
         HttpOutput {
             name: "cloud".into(),
+            agent: AgentId { now: 0xab, earlier: Some((7, 0)) },
             client: http_client::client(settings).unwrap(),
             url: Url::parse(url).unwrap(),
             method: Method::PUT,
@@ -285,8 +296,23 @@ mod tests {
         assert_eq!(requests[0].method, "PUT");
         assert_eq!(requests[0].header("content-encoding"), Some("gzip"));
         assert_eq!(requests[0].header("authorization"), Some("Basic dTpw"));
-        assert_eq!(requests[0].header("idempotency-key"), Some("cloud/results/1.0-1.2"));
-        assert_eq!(requests[1].header("idempotency-key"), Some("cloud/results/1.0-1.2"));
+        assert_eq!(requests[0].header("idempotency-key"), Some("00000000000000ab/cloud/results/1.0-1.2"));
+        assert_eq!(requests[1].header("idempotency-key"), Some("00000000000000ab/cloud/results/1.0-1.2"));
+    }
+
+    #[tokio::test]
+    async fn agents_of_one_configuration_have_keys_of_their_own_and_what_a_copy_found_waiting_has_that_of_the_first() {
+        let peer = Peer::start(|_| (204, "", String::new())).await;
+        let mut output = output(&peer.url(), |_| {});
+        for (agent, key) in [
+            (AgentId::from(7), "0000000000000007/cloud/results/1.0-1.2"),
+            (AgentId::from(8), "0000000000000008/cloud/results/1.0-1.2"),
+            (AgentId { now: 9, earlier: Some((7, 1)) }, "0000000000000007/cloud/results/1.0-1.2"),
+        ] {
+            output.open(OutputResume { agent, ..OutputResume::default() }).await.unwrap();
+            assert_eq!(output.write(Lane::Results, &numbered(3)).await, Outcome::delivered());
+            assert_eq!(peer.requests().last().unwrap().header("idempotency-key"), Some(key));
+        }
     }
 
     #[tokio::test]
@@ -295,7 +321,7 @@ mod tests {
         let outcome = output(&peer.url(), |o| o.use_batch_format = false).write(Lane::Alerts, &numbered(3)).await;
         let Outcome::Delivered { rejected, .. } = outcome else { panic!("{outcome:?}") };
         assert_eq!(rejected, [Rejection { index: 1, status: "400".into(), reason: "status 400: no".into() }]);
-        assert_eq!(peer.requests()[2].header("idempotency-key"), Some("cloud/alerts/1.2-1.2"));
+        assert_eq!(peer.requests()[2].header("idempotency-key"), Some("00000000000000ab/cloud/alerts/1.2-1.2"));
     }
 
     #[tokio::test]

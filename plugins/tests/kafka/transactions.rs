@@ -20,7 +20,7 @@ async fn once(kafka: &Kafka, directory: &Path, store: u64, recovered: u64, extra
     options.push(("timeout", text("10s")));
     options.extend(extra);
     let mut output = support::build_in(directory, &outputs::kafka::ENTRY, options).unwrap();
-    output.open(OutputResume { store, recovered, ..OutputResume::default() }).await.unwrap();
+    output.open(OutputResume { agent: store.into(), recovered, ..OutputResume::default() }).await.unwrap();
     output
 }
 
@@ -82,6 +82,7 @@ async fn what_kafka_has_is_not_sent_again_and_what_it_has_not_is() {
     let mut kafka = Kafka::start();
     cursors_survive_the_output(&kafka).await;
     identities_of_another_life_are_other_points(&kafka).await;
+    a_copied_state_shuts_nobody_out_and_sends_no_more_than_it_must(&kafka).await;
     what_is_refused_costs_only_itself(&kafka).await;
     two_of_one_name_shut_each_other_out(&kafka).await;
     what_others_have_not_ended_is_waited_for(&kafka).await;
@@ -100,7 +101,7 @@ async fn cursors_survive_the_output(kafka: &Kafka) {
     // The agent dies without having noted any of it; with and without a hint of where to look.
     for hint in [0, token, 1 << 40] {
         let mut next = once(kafka, directory.path(), 7, 200, extra()).await;
-        next.open(OutputResume { store: 7, recovered: 200, token: hint, ..OutputResume::default() }).await.unwrap();
+        next.open(OutputResume { agent: 7.into(), recovered: 200, token: hint, ..OutputResume::default() }).await.unwrap();
         assert_eq!(next.write(Lane::Results, &numbered(50..151)).await.is_delivered(), Some(0));
     }
     let mut expected = each_once(1..151);
@@ -111,6 +112,34 @@ async fn cursors_survive_the_output(kafka: &Kafka) {
     let described = admin(kafka).describe_configs([&ResourceSpecifier::Topic("weir_control")], &AdminOptions::new()).await.unwrap();
     let policy = described[0].as_ref().unwrap().get("cleanup.policy").and_then(|entry| entry.value.clone());
     assert_eq!(policy.as_deref(), Some("compact"));
+}
+
+async fn a_copied_state_shuts_nobody_out_and_sends_no_more_than_it_must(kafka: &Kafka) {
+    let (directory, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let extra = || vec![("topic", text("copied")), ("control_topic", text("copied_control"))];
+    let mut first = once(kafka, directory.path(), 7, 0, extra()).await;
+    first.write(Lane::Results, &numbered(1..101)).await;
+    for entry in std::fs::read_dir(directory.path()).unwrap().flatten() {
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    // Another machine under the same state: 120 records were there, of which the first has sent 100.
+    let agent = AgentId { now: 8, earlier: Some((7, 120)) };
+    let resume = OutputResume { agent, recovered: 120, ..OutputResume::default() };
+    let mut second = once(kafka, copy.path(), 8, 120, extra()).await;
+    second.open(resume).await.unwrap();
+    assert_eq!(second.write(Lane::Results, &numbered(50..151)).await.is_delivered(), Some(0));
+    // The first goes on as if nothing had been, with the numbers the other has given as well.
+    assert_eq!(first.write(Lane::Results, &numbered(101..161)).await.is_delivered(), Some(0), "nobody shut it out");
+    let mut expected = each_once(1..161);
+    (101..151).for_each(|n| drop(expected.insert(n, 2)));
+    assert_eq!(seen(kafka, "copied"), expected);
+    // And so does the second, killed before it has noted anything.
+    let mut second = once(kafka, copy.path(), 8, 200, extra()).await;
+    second.open(OutputResume { recovered: 200, ..resume }).await.unwrap();
+    assert_eq!(second.write(Lane::Results, &numbered(50..171)).await.is_delivered(), Some(0));
+    (151..161).for_each(|n| drop(expected.insert(n, 2)));
+    (161..171).for_each(|n| drop(expected.insert(n, 1)));
+    assert_eq!(seen(kafka, "copied"), expected);
 }
 
 async fn identities_of_another_life_are_other_points(kafka: &Kafka) {

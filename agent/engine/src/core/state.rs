@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use weir_plugin_api::{Chunk, Identity, Lane, Resume, plugin::OutputResume, position::MessageId};
+use weir_plugin_api::{Chunk, Identity, Lane, Resume, plugin::{AgentId, OutputResume}, position::MessageId};
 
 use super::{
     Core, InputState, Now, OutboxPlace,
@@ -465,15 +465,20 @@ impl Core {
         &self.inputs[usize::from(input)].resume
     }
 
+    /// The last record there is.
+    pub fn last_record(&self) -> u64 {
+        self.next_record - 1
+    }
+
     /// Where an output stood.
     pub fn output_resume(&self, output: u16) -> OutputResume {
         let index = usize::from(output);
         let [alerts, results] = self.waiting.lanes.each_ref().map(|lane| lane.cursors[index].done);
         let replayed = OutputResume { alerts, results, token: self.tokens[index], ..OutputResume::default() };
         let resume = self.told.iter().rev().find(|told| told.output == output).map_or(replayed, |told| told.resume);
-        // The core does not know its store.
+        // The core does not know whose it is.
         let known = self.known.as_ref().and_then(|known| known.get(index)).is_some_and(|known| *known);
-        OutputResume { store: 0, recovered: self.next_record - 1, known, ..resume }
+        OutputResume { agent: AgentId::default(), recovered: self.last_record(), known, ..resume }
     }
 }
 

@@ -56,8 +56,8 @@ impl Control {
         self.refused.drain(..surplus);
     }
 
-    /// The message for output `output` of the agent whose store is `store`.
-    pub fn message(&self, topic: &str, store: u64, output: &str) -> Message {
+    /// The message for output `output` of the agent `agent`.
+    pub fn message(&self, topic: &str, agent: u64, output: &str) -> Message {
         let [alerts, results] = self.cursors.map(|at| json!([at.record, at.ordinal]));
         let refused: Vec<Value> =
             self.refused.iter().map(|r| json!([lane_name(r.lane), r.identity.record, r.identity.ordinal, r.status])).collect();
@@ -65,7 +65,7 @@ impl Control {
             json!({ "version": 1, "life": format!("{:016x}", self.life), "alerts": alerts, "results": results, "refused": refused });
         Message {
             topic: topic.to_owned(),
-            key: Some(key(store, output)),
+            key: Some(key(agent, output)),
             payload: value.to_string().into_bytes(),
             timestamp: None,
             partition: Some(PARTITION),
@@ -97,9 +97,9 @@ fn lane_name(lane: Lane) -> &'static str {
     }
 }
 
-/// The store stands for the agent: another one's identities are other points.
-fn key(store: u64, output: &str) -> String {
-    json!({ "agent": format!("{store:016x}"), "output": output }).to_string()
+/// Another agent's identities are other points.
+fn key(agent: u64, output: &str) -> String {
+    json!({ "agent": format!("{agent:016x}"), "output": output }).to_string()
 }
 
 /// Why the topic can't be used now.
@@ -169,7 +169,7 @@ pub fn find(connection: &ClientConfig, place: &Place<'_>, from: u64, given_up: &
 /// Where a control record lies.
 pub struct Place<'a> {
     pub topic: &'a str,
-    pub store: u64,
+    pub agent: u64,
     pub output: &'a str,
     /// Nobody joins it: a consumer has to have the name of a group.
     pub group: &'a str,
@@ -211,7 +211,7 @@ impl Place<'_> {
         let offset = Offset::Offset(i64::try_from(from).unwrap_or(0));
         partitions.add_partition_offset(topic, PARTITION, offset).map_err(|e| failed(&e))?;
         consumer.assign(&partitions).map_err(|e| failed(&e))?;
-        let (key, mut found) = (key(self.store, self.output), None);
+        let (key, mut found) = (key(self.agent, self.output), None);
         loop {
             match consumer.poll(POLL) {
                 Some(Ok(message)) if message.key() == Some(key.as_bytes()) => {

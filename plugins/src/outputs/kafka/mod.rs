@@ -13,6 +13,7 @@
 //! | broker, connection | once | once |
 //! | agent | what was in doubt, twice | once |
 //! | files of the store | what was not noted, twice | once while the store's `id` and the output's `.lives` are left, else as without |
+//! | machine, and its card goes on in another | what was not noted, twice | once, unless the first goes on as well |
 
 use std::{
     collections::{BTreeSet, HashMap},

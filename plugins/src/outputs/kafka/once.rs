@@ -19,7 +19,7 @@ use rdkafka::ClientConfig;
 use tokio::runtime::Handle;
 use weir_plugin_api::{
     Identity, Lane, Points,
-    plugin::{Outcome, OutputResume, Rejection},
+    plugin::{AgentId, Outcome, OutputResume, Rejection},
 };
 
 use super::{
@@ -41,7 +41,7 @@ pub struct Once {
     /// Where the lives are kept.
     path: PathBuf,
     lives: Option<Lives>,
-    store: u64,
+    agent: AgentId,
     /// Whose transactions these are in Kafka.
     id: String,
     /// The one that holds the transactional id.
@@ -63,7 +63,7 @@ impl Once {
         Self {
             path,
             lives: None,
-            store: 0,
+            agent: AgentId::default(),
             id: String::new(),
             producer: None,
             control: Control::default(),
@@ -79,11 +79,11 @@ impl Once {
     /// A start of the agent, of which nobody outside is told yet.
     pub fn open(&mut self, name: &str, id: Option<&str>, resume: OutputResume) {
         // The hasher's keys are drawn from the system.
-        let life = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), (resume.store, resume.recovered));
+        let life = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), (resume.agent.now, resume.recovered));
         let lives = Lives::begin(&self.path, life, resume.recovered);
         save(name, &lives);
-        self.id = id.map_or_else(|| format!("weir-{:016x}-{name}", resume.store), str::to_owned);
-        (self.store, self.token, self.lives) = (resume.store, resume.token, Some(lives));
+        self.id = id.map_or_else(|| format!("weir-{:016x}-{name}", resume.agent.now), str::to_owned);
+        (self.agent, self.token, self.lives) = (resume.agent, resume.token, Some(lives));
     }
 
     /// Lets go of the producer.
@@ -271,7 +271,7 @@ impl Kafka {
     ) -> Result<Ended, Failure> {
         let control = once.advanced(lane, part.last_identity(), refused(lane, part, &prepared.rejected));
         let mut messages = prepared.messages.clone();
-        messages.push(control.message(&self.checked.control_topic, once.store, &self.name));
+        messages.push(control.message(&self.checked.control_topic, once.agent.now, &self.name));
         self.writes += 1;
         let (write, producer) = (self.writes, producer.clone());
         blocking(move |given_up| producer.transact(write, &messages, given_up)).await
@@ -329,10 +329,17 @@ impl Kafka {
 
 async fn find(connection: &ClientConfig, topic: &str, once: &Once, name: &str, timeout: Duration) -> Result<Option<Control>, Failure> {
     let (connection, topic, output, group) = (connection.clone(), topic.to_owned(), name.to_owned(), once.id.clone());
-    let (store, from) = (once.store, once.token.saturating_sub(1));
+    let (agent, from) = (once.agent, once.token.saturating_sub(1));
     let find = move |given_up: &AtomicBool| {
-        let place = Place { topic: &topic, store, output: &output, group: &group, timeout };
-        control::find(&connection, &place, from, given_up)
+        let find = |agent| {
+            let place = Place { topic: &topic, agent, output: &output, group: &group, timeout };
+            control::find(&connection, &place, from, given_up)
+        };
+        // Where the state came from another machine, and nothing was sent from this one yet, what that one has sent is not sent again.
+        match (find(agent.now)?, agent.earlier) {
+            (None, Some((earlier, _))) => find(earlier),
+            (found, _) => Ok(found),
+        }
     };
     blocking(find).await?.map_err(unusable)
 }

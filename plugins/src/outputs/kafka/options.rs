@@ -65,7 +65,7 @@ weir_plugin_api::options! {
         /// each point once, whatever dies in between. Needs `required_acks = -1` and idempotent writes.
         exactly_once: bool = false,
         /// Name of the transactions, one for each output of each agent: who takes it over shuts out the one before. Without it, a name
-        /// made of the store's id and the output's.
+        /// made of the agent's id and the output's.
         transactional_id: Option<String> = None,
         /// Topic for how far outputs have got, `weir_control` without it. It is made with one partition and compacted if it is missing.
         control_topic: Option<String> = None,
