@@ -2,7 +2,12 @@
 #![cfg(all(feature = "input-mqtt_consumer", feature = "codec-value"))]
 #![allow(clippy::unwrap_used)]
 
-use std::{io::Write, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::Write,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use support::{Mosquitto, build, eventually, text, texts};
 use tokio::task::JoinHandle;
@@ -10,7 +15,7 @@ use weir_plugin_api::{
     Position, Resume,
     collector::Shape,
     options::Item,
-    plugin::{AnyInput, PluginError, Stop, StreamingInput},
+    plugin::{AnyInput, InputHealth, PluginError, Stop, StreamingInput},
     testing::{self, Receiver},
 };
 use weir_plugins::inputs::mqtt_consumer;
@@ -24,6 +29,7 @@ struct Running {
     receiver: Receiver,
     stop: Stop,
     drained: Stop,
+    health: Arc<InputHealth>,
     lines: Vec<String>,
     task: JoinHandle<(Result<(), PluginError>, Box<dyn StreamingInput>)>,
 }
@@ -38,9 +44,9 @@ impl Running {
     fn go(mut input: Box<dyn StreamingInput>, resume: Resume) -> Self {
         let (collector, receiver, _) = testing::collector_with(Shape::default(), 16);
         let mut context = testing::context(collector, resume);
-        let (stop, drained) = (context.stop.clone(), context.drained.clone());
+        let (stop, drained, health) = (context.stop.clone(), context.drained.clone(), Arc::clone(&context.health));
         let task = tokio::spawn(async move { (input.run(&mut context).await, input) });
-        Self { receiver, stop, drained, lines: Vec::new(), task }
+        Self { receiver, stop, drained, health, lines: Vec::new(), task }
     }
 
     async fn lines(&mut self, count: usize) -> &[String] {
@@ -584,5 +590,44 @@ fn wrong_options_are_all_reported() {
         ["element 1: unknown scheme", "websockets", "`#` stands alone", "`qos` must be 0, 1 or 2", "needs `client_id`", "client_trace"]
     {
         assert!(errors.iter().any(|e| e.contains(expected)), "{expected}: {errors:?}");
+    }
+}
+
+/// Two agents with one configuration take the session from each other. Each keeps what it has acknowledged, and neither comes back at once.
+#[tokio::test]
+async fn two_consumers_of_one_client_id_give_each_other_time_and_lose_nothing() {
+    for protocol in ["5", "3.1.1"] {
+        let broker = Mosquitto::start();
+        let start = || Running::start(persistent(&broker, vec![("protocol", text(protocol))]), Resume::default());
+        let first = start();
+        subscribed(&broker).await;
+        let mut both = [first, start()];
+        let connections = || broker.log().matches(" as gateway (").count();
+        let (began, mut sent) = (Instant::now(), 0);
+        while connections() < 16 {
+            assert!(began.elapsed() < Duration::from_secs(90), "{} connections", connections());
+            broker.publish("sensors/a", format!("{sent}").as_bytes());
+            sent += 1;
+            for running in &mut both {
+                running.lines.extend(running.receiver.take());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let elapsed = began.elapsed();
+        assert!(elapsed >= Duration::from_millis(1500), "MQTT {protocol}: 16 connections in {elapsed:?}");
+        assert!(both.iter().all(|running| running.health.contests() >= 3), "counted");
+        let [first, second] = both;
+        let (_, lines) = first.stop().await;
+        let mut seen: BTreeSet<String> = lines.into_iter().collect();
+        let (mut second, began) = (second, Instant::now());
+        while seen.len() < sent {
+            let missing =
+                || (0..sent).map(|n| format!("test,topic=sensors/a value={n} ?")).filter(|line| !seen.contains(line)).collect::<Vec<_>>();
+            assert!(began.elapsed() < Duration::from_secs(60), "MQTT {protocol}, of {sent}: {:?} in {:?}", missing(), seen.first());
+            seen.extend(second.lines.drain(..));
+            seen.extend(second.receiver.take());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        second.stop().await;
     }
 }

@@ -21,8 +21,10 @@ use super::{
 use tokio::time::Instant;
 
 use crate::net::mqtt::{
-    Backoff, Settings,
+    Settings,
+    address::Address,
     connection::{Connection, ConnectionError, Incoming, until, write_subscribe},
+    reconnect::{Again, RIVAL, Reconnect, Say},
     wire::{Control, Publish, Version},
 };
 
@@ -129,7 +131,7 @@ impl Consumer {
     }
 
     async fn consume(&mut self, context: &mut InputContext) -> Result<(), PluginError> {
-        let (mut backoff, mut turn) = (Backoff::default(), 0);
+        let (mut reconnect, mut turn) = (Reconnect::default(), 0);
         self.reading.topics.reset();
         let mut table = self.table.take().unwrap_or_else(|| Redelivery::new(&context.resume));
         loop {
@@ -145,13 +147,16 @@ impl Consumer {
                 Ok(mut connection) => {
                     let session_present = connection.broker.session_present;
                     context.health.works();
-                    tracing::info!(input = %context.name, %server, version = ?connection.version, session_present, "connected");
+                    if !reconnect.is_suspicious() {
+                        tracing::info!(input = %context.name, %server, version = ?connection.version, session_present, "connected");
+                    }
+                    reconnect.connected(Instant::now());
                     let forgets = table.connected(session_present);
                     self.flow.ever_subscribed &= session_present;
                     if forgets != Position::None {
                         self.flow.forgotten = Some(context.collector.flush(forgets).await?);
                     }
-                    let mut serving = Serving { consumer: self, table: &mut table, backoff: &mut backoff, pace: Pace::new(), taken: 0 };
+                    let mut serving = Serving { consumer: self, table: &mut table, reconnect: &mut reconnect, pace: Pace::new(), taken: 0 };
                     let ended = serving.run(&mut connection, context).await;
                     // The points in the collector are ours whatever became of the connection; the broker will repeat their messages.
                     let handed_over = self.hand_over(&mut table, None, &mut context.collector).await;
@@ -176,9 +181,13 @@ impl Consumer {
             if let Over::Closed(closed) = over {
                 return Err(closed.into());
             }
-            let wait = backoff.next_wait();
+            let error = if let Over::Connection(error) = &over { Some(error) } else { None };
+            let Again { wait, say } = reconnect.ended(error, Instant::now());
             context.health.failed();
-            tracing::warn!(input = %context.name, %server, reason = %over, retry_ms = wait.as_millis() as u64, "no connection to the broker");
+            if say != Say::Lost {
+                context.health.contested();
+            }
+            self.say(say, context, &server, &over, wait);
             tokio::select! {
                 biased;
                 () = context.stop.requested() => break,
@@ -187,6 +196,19 @@ impl Consumer {
         }
         self.table = Some(table);
         Ok(())
+    }
+
+    /// Logs the end of a connection.
+    fn say(&self, say: Say, context: &InputContext, server: &Address, reason: &Over, wait: Duration) {
+        let retry_ms = wait.as_millis() as u64;
+        match say {
+            Say::Lost => tracing::warn!(input = %context.name, %server, %reason, retry_ms, "no connection to the broker"),
+            Say::Rival(closed) => {
+                let client_id = &self.settings.client_id;
+                tracing::warn!(input = %context.name, %server, client_id, closed, %reason, retry_ms, "{RIVAL}");
+            }
+            Say::Nothing => {}
+        }
     }
 
     /// Hands the collector's points over, with the messages they came from. While the ring is full the broker is not read, so that it
@@ -239,7 +261,7 @@ impl StreamingInput for Consumer {
 struct Serving<'a> {
     consumer: &'a mut Consumer,
     table: &'a mut Redelivery,
-    backoff: &'a mut Backoff,
+    reconnect: &'a mut Reconnect,
     pace: Pace,
     /// Messages of this connection.
     taken: u64,
@@ -304,7 +326,7 @@ impl Serving<'_> {
     fn subscribe(&mut self, connection: &mut Connection) -> Result<(), ConnectionError> {
         let kept = connection.version == Version::V311 && connection.broker.session_present && self.consumer.flow.ever_subscribed;
         if kept {
-            self.backoff.reset();
+            self.reconnect.works();
             return Ok(());
         }
         write_subscribe(connection.version, &self.consumer.subscribed, self.consumer.qos, &mut connection.out)
@@ -486,7 +508,7 @@ impl Serving<'_> {
     fn control(&mut self, control: Control, input: &str) -> Result<(), Over> {
         match control {
             Control::SubAck(answers) => self.subscribed(&answers, input),
-            Control::Disconnect(reason) => Err(ConnectionError::Disconnected(reason).into()),
+            Control::Disconnect { reason, taken_over } => Err(ConnectionError::Disconnected { reason, taken_over }.into()),
             _ => Ok(()),
         }
     }
@@ -505,7 +527,7 @@ impl Serving<'_> {
             return Err(Over::Unsubscribed);
         }
         self.consumer.flow.ever_subscribed = true;
-        self.backoff.reset();
+        self.reconnect.works();
         Ok(())
     }
 }

@@ -63,8 +63,13 @@ pub enum ConnectionError {
     #[error("the broker closed the connection")]
     Closed,
     /// The broker said why it closes the connection.
-    #[error("the broker closes the connection: {0}")]
-    Disconnected(String),
+    #[error("the broker closes the connection: {reason}")]
+    Disconnected {
+        /// In words.
+        reason: String,
+        /// Another client of our id has come.
+        taken_over: bool,
+    },
     /// The broker does not keep to the protocol.
     #[error(transparent)]
     Malformed(#[from] Malformed),
@@ -240,7 +245,9 @@ impl Connection {
                 Some(Incoming::Control(Control::Refused { version, credentials, reason })) => {
                     return Err(ConnectionError::Refused { version, credentials, reason });
                 }
-                Some(Incoming::Control(Control::Disconnect(reason))) => return Err(ConnectionError::Disconnected(reason)),
+                Some(Incoming::Control(Control::Disconnect { reason, taken_over })) => {
+                    return Err(ConnectionError::Disconnected { reason, taken_over });
+                }
                 Some(_) => return Err(Malformed("another packet came before the CONNACK".into()).into()),
                 None => self.fill().await?,
             }

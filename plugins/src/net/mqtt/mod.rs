@@ -16,6 +16,7 @@ use super::tls::{self, TlsOptions};
 pub mod address;
 pub mod connection;
 pub mod publisher;
+pub mod reconnect;
 pub mod wire;
 
 use address::Address;
@@ -180,38 +181,9 @@ impl ClientOptions {
     }
 }
 
-/// Back-off between attempts to connect: doubled each time up to a minute, with jitter so that a fleet does not return in step.
-#[derive(Debug, Default)]
-pub struct Backoff {
-    failures: u32,
-}
-
-impl Backoff {
-    /// How long to wait after one more failure.
-    pub fn next_wait(&mut self) -> Duration {
-        let full = Duration::from_millis(100 << self.failures.min(10)).min(Duration::from_secs(60));
-        self.failures += 1;
-        let random = std::hash::RandomState::new().build_hasher().finish() % 1000;
-        full.mul_f64(0.5 + random as f64 / 2000.0)
-    }
-
-    /// The connection stands.
-    pub fn reset(&mut self) {
-        self.failures = 0;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_back_off_grows_and_stays_below_a_minute() {
-        let mut backoff = Backoff::default();
-        let waits: Vec<_> = (0..12).map(|_| backoff.next_wait()).collect();
-        assert!(waits[0] <= Duration::from_millis(500));
-        assert!(waits[11] >= Duration::from_secs(30) && waits[11] <= Duration::from_secs(60));
-    }
 
     #[test]
     fn two_clients_without_a_name_get_different_ones() {

@@ -9,11 +9,13 @@ use rumqttc::v5::mqttbytes::v5::PubAckReason;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
+    time::Instant,
 };
 
 use super::{
-    Backoff, Settings,
+    Settings,
     connection::{Connection, ConnectionError, Incoming, until},
+    reconnect::{Again, RIVAL, Reconnect, Say},
     wire::{self, Control, Version},
 };
 
@@ -135,14 +137,17 @@ enum End {
 
 impl Task {
     async fn run(mut self) {
-        let (mut backoff, mut turn, mut waiting) = (Backoff::default(), 0, None);
+        let (mut reconnect, mut turn, mut waiting) = (Reconnect::default(), 0, None);
         loop {
             let server = self.settings.servers[turn % self.settings.servers.len()].clone();
             turn += 1;
             let error = match Connection::open(&self.settings, &server, true).await {
                 Ok(connection) => {
-                    tracing::info!(name = %self.name, %server, version = ?connection.version, "connected");
-                    backoff.reset();
+                    if !reconnect.is_suspicious() {
+                        tracing::info!(name = %self.name, %server, version = ?connection.version, "connected");
+                    }
+                    reconnect.connected(Instant::now());
+                    reconnect.works();
                     match self.serve(connection, waiting.take()).await {
                         End::Done => return,
                         End::Lost(error) => error,
@@ -153,8 +158,15 @@ impl Task {
             if self.jobs.is_closed() && self.jobs.is_empty() {
                 return;
             }
-            let wait = backoff.next_wait();
-            tracing::warn!(name = %self.name, %server, reason = %error, retry_ms = wait.as_millis() as u64, "no connection to the broker");
+            let Again { wait, say } = reconnect.ended(Some(&error), Instant::now());
+            let retry_ms = wait.as_millis() as u64;
+            match say {
+                Say::Lost => tracing::warn!(name = %self.name, %server, reason = %error, retry_ms, "no connection to the broker"),
+                Say::Rival(closed) => {
+                    tracing::warn!(name = %self.name, %server, client_id = self.settings.client_id, closed, reason = %error, retry_ms, "{RIVAL}");
+                }
+                Say::Nothing => {}
+            }
             // Whoever waits hears of it now, and with several servers every one of them was tried.
             if turn % self.settings.servers.len() == 0 {
                 let failed = publish_error(&error);
@@ -237,7 +249,9 @@ fn take(connection: &mut Connection, current: &mut Option<Progress>) -> Result<(
                     let _ = current.take().map(|p| p.job.reply.send(Err(failed)));
                 }
             }
-            Incoming::Control(Control::Disconnect(reason)) => return Err(ConnectionError::Disconnected(reason)),
+            Incoming::Control(Control::Disconnect { reason, taken_over }) => {
+                return Err(ConnectionError::Disconnected { reason, taken_over });
+            }
             _ => {}
         }
     }

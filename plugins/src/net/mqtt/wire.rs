@@ -215,7 +215,12 @@ pub enum Control {
     /// Answer to a ping.
     PingResp,
     /// The broker is going to close the connection.
-    Disconnect(String),
+    Disconnect {
+        /// Why.
+        reason: String,
+        /// As another client of our id has come.
+        taken_over: bool,
+    },
     /// Nothing of interest.
     Other,
 }
@@ -305,7 +310,10 @@ fn control_5(packet: five::Packet) -> Control {
                 .collect(),
         ),
         five::Packet::PingResp(_) => Control::PingResp,
-        five::Packet::Disconnect(disconnect) => Control::Disconnect(words(&format!("{:?}", disconnect.reason_code))),
+        five::Packet::Disconnect(disconnect) => Control::Disconnect {
+            reason: words(&format!("{:?}", disconnect.reason_code)),
+            taken_over: disconnect.reason_code == five::DisconnectReasonCode::SessionTakenOver,
+        },
         _ => Control::Other,
     }
 }
@@ -323,7 +331,7 @@ fn control_311(packet: rumqttc::Packet) -> Control {
                 .collect(),
         ),
         rumqttc::Packet::PingResp => Control::PingResp,
-        rumqttc::Packet::Disconnect => Control::Disconnect("without a reason".into()),
+        rumqttc::Packet::Disconnect => Control::Disconnect { reason: "without a reason".into(), taken_over: false },
         _ => Control::Other,
     }
 }
