@@ -1,6 +1,7 @@
 //! One file being followed: how far it was read, whether it was truncated or replaced, and its decoder.
 
 use std::{
+    cmp::Reverse,
     fs::File,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
@@ -158,9 +159,11 @@ impl Followed {
         if std::mem::take(&mut self.unsaid) { flush(out, resume, self.reached.position()).await } else { Ok(()) }
     }
 
-    /// When it was written to last.
-    pub(super) fn modified(&self) -> Option<SystemTime> {
-        self.file.metadata().and_then(|m| m.modified()).ok()
+    /// Orders the parts of a log: by when they were written to last, and where the file system's clock is too coarse to tell, the one that
+    /// was rotated more often first, which has the longer or the higher name.
+    pub(super) fn age(&self) -> (Option<SystemTime>, Reverse<(usize, PathBuf)>) {
+        let modified = self.file.metadata().and_then(|m| m.modified()).ok();
+        (modified, Reverse((self.path.as_os_str().len(), self.path.clone())))
     }
 
     /// Whether it still stands at its path.

@@ -175,7 +175,7 @@ impl Tail {
         }
         if files.len() != before || !self.started {
             // Parts of one log that was rotated while nobody looked are read in the order they were written, whatever they are called now.
-            files.sort_by_cached_key(Followed::modified);
+            files.sort_by_cached_key(Followed::age);
         }
         Ok(())
     }
@@ -185,6 +185,11 @@ impl Tail {
         let plain = self.patterns.iter().filter(|p| p.is_plain()).map(|p| PathBuf::from(p.text()));
         let moved = files.iter().filter(|f| !f.is_in_place()).map(|f| f.path.clone());
         let paths: BTreeSet<PathBuf> = plain.chain(moved).collect();
+        let is_new = |path: &PathBuf| identity(path).is_some_and(|id| files.iter().all(|f| f.id != id));
+        if self.patterns.iter().any(|p| !p.is_plain()) && paths.iter().any(is_new) {
+            // It may have been rotated more than once since the last look: what came in between is read before what is there now.
+            return self.search(resume, files, out).await;
+        }
         for path in paths {
             self.open(&path, resume, files, out).await?;
         }

@@ -272,6 +272,26 @@ async fn parts_of_a_log_that_was_rotated_while_it_was_down_are_read_in_the_order
 }
 
 #[tokio::test]
+async fn a_log_rotated_twice_between_two_looks_is_read_in_the_order_it_was_written() {
+    let mut rig = from_beginning("a.log*");
+    rig.append("a.log", "m v=1 1\n");
+    rig.run(async |rig, receiver| {
+        assert_eq!(lines(receiver, 1).await, ["m v=1 1"]);
+        for n in 2..12 {
+            rig.append("a.log", &format!("m v={n} {n}\n"));
+            for old in (1..n).rev().filter(|old| rig.path(&format!("a.log.{old}")).exists()) {
+                std::fs::rename(rig.path(&format!("a.log.{old}")), rig.path(&format!("a.log.{}", old + 1))).unwrap();
+            }
+            std::fs::rename(rig.path("a.log"), rig.path("a.log.1")).unwrap();
+        }
+        rig.append("a.log", "m v=12 12\n");
+        let expected: Vec<String> = (2..13).map(|n| format!("m v={n} {n}")).collect();
+        assert_eq!(lines(receiver, 11).await, expected);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_file_system_that_is_another_device_after_a_reboot_has_the_same_files() {
     let mut rig = Rig::new("a.log", vec![("from_beginning", Item::Bool(true))]);
     rig.append("a.log", "m v=1 1\nm v=2 2\n");
