@@ -318,6 +318,7 @@ impl Delivery {
             }
             Outcome::Retry { after, reason } => {
                 let delay = self.backoff.at_least(after);
+                let delay = self.output.retry_within().map_or(delay, |within| delay.min(within));
                 self.failed(lane, points, delay, &reason, false);
                 Some(delay)
             }

@@ -382,6 +382,11 @@ pub trait Output: Send {
     /// Delivers points, all of one lane, in order.
     fn write<'a>(&'a mut self, lane: Lane, points: &'a Points) -> BoxFuture<'a, Outcome>;
 
+    /// After a write that is to be tried again: within which time, where the usual delay may be too long.
+    fn retry_within(&self) -> Option<Duration> {
+        None
+    }
+
     /// Says goodbye; nothing is lost if it can't.
     fn close<'a>(&'a mut self) -> BoxFuture<'a, ()> {
         Box::pin(async {})

@@ -205,6 +205,7 @@ impl Kafka {
             },
         };
         let Prepared { messages, owners, rejected } = self.prepare(lane, points);
+        self.missing.begin(Instant::now());
         self.writes += 1;
         let (write, flag) = (self.writes, Arc::new(AtomicBool::new(false)));
         let guard = GivenUp(Arc::clone(&flag));
@@ -314,15 +315,32 @@ impl From<RDKafkaErrorCode> for Hold {
 /// How long a topic may be missing, all tries of that time having found a broker, until somebody has to make it.
 const MISSING_MAX: Duration = Duration::from_secs(60);
 
+/// A try takes the client some seconds; this is the least between two.
+const TRY_AGAIN_MIN: Duration = Duration::from_secs(1);
+
 /// Since when every try has found the topic missing.
 #[derive(Debug, Default)]
-struct Missing(Option<Instant>);
+struct Missing {
+    /// When the write under way began.
+    began: Option<Instant>,
+    /// When the first of those tries did.
+    since: Option<Instant>,
+    /// When the next must begin at the latest, so that the last ends with [`MISSING_MAX`].
+    next: Option<Duration>,
+}
 
 impl Missing {
-    /// What is to be done after a write failed at this time.
+    /// A write begins.
+    fn begin(&mut self, now: Instant) {
+        self.began = Some(now);
+    }
+
+    /// What is to be done after it failed at this time.
     fn failed(&mut self, hold: Hold, now: Instant, reason: String) -> Outcome {
-        let since = if hold == Hold::Missing { Some(*self.0.get_or_insert(now)) } else { None };
-        self.0 = since;
+        let began = self.began.take().unwrap_or(now);
+        let since = if hold == Hold::Missing { Some(*self.since.get_or_insert(began)) } else { None };
+        self.since = since;
+        self.next = since.map(|since| MISSING_MAX.saturating_sub(now - since).saturating_sub(now - began).max(TRY_AGAIN_MIN));
         if hold == Hold::Yes || since.is_some_and(|since| now - since >= MISSING_MAX) {
             return Outcome::Hold { reason };
         }
@@ -331,7 +349,7 @@ impl Missing {
 
     /// A write came to an end: there is a topic.
     fn found(&mut self) {
-        self.0 = None;
+        *self = Self::default();
     }
 }
 
@@ -377,6 +395,13 @@ impl Output for Kafka {
             let Some(once) = self.once.clone() else { return self.deliver(lane, points).await };
             self.deliver_once(&mut *once.lock().await, lane, points).await
         })
+    }
+
+    fn retry_within(&self) -> Option<Duration> {
+        match &self.once {
+            Some(once) => once.try_lock().ok()?.retry_within(),
+            None => self.missing.next,
+        }
     }
 
     fn guarantee(&self) -> Option<&'static str> {

@@ -86,6 +86,11 @@ impl Once {
         (self.agent, self.token, self.lives) = (resume.agent, resume.token, Some(lives));
     }
 
+    /// When to try again at the latest.
+    pub fn retry_within(&self) -> Option<Duration> {
+        self.missing.next
+    }
+
     /// Lets go of the producer.
     pub fn close(&mut self) -> Option<Producer> {
         self.producer.take()
@@ -173,6 +178,7 @@ struct Progress {
 impl Kafka {
     /// Delivers what Kafka does not have yet.
     pub(super) async fn deliver_once(&mut self, once: &mut Once, lane: Lane, points: &Points) -> Outcome {
+        once.missing.begin(Instant::now());
         // It comes back when it is known what became of the write: who drops the write in between leaves that to the next producer.
         let producer = match once.producer.take() {
             Some(producer) => producer,

@@ -179,3 +179,20 @@ fn a_missing_topic_is_tried_again_for_a_minute_until_somebody_has_to_make_it() {
     assert!(!after(200, Code::UnknownTopicOrPartition), "when it is back it has its time again");
     assert!(after(201, Code::TopicAuthorizationFailed), "nothing else waits");
 }
+
+#[test]
+fn a_missing_topic_is_given_up_after_a_minute_whatever_the_delay_between_tries() {
+    let (start, mut missing) = (Instant::now(), Missing::default());
+    let (mut now, mut delay, took) = (start, Duration::from_secs(1), Duration::from_millis(5500));
+    let held = loop {
+        missing.begin(now);
+        now += took;
+        let outcome = missing.failed(RDKafkaErrorCode::UnknownTopic.into(), now, String::new());
+        if matches!(outcome, Outcome::Hold { .. }) {
+            break now - start;
+        }
+        now += missing.next.map_or(delay, |within| delay.min(within));
+        delay = (delay * 2).min(Duration::from_secs(60));
+    };
+    assert!(held >= MISSING_MAX && held < MISSING_MAX + Duration::from_secs(2), "{held:?}");
+}
