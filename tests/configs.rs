@@ -73,7 +73,7 @@ fn what_is_meant_for_the_unit_stays_within_its_memory_with_every_bound_reached()
     let allowed = (128 << 20) - EXECUTABLE + own;
     let list = String::from_utf8(weir(&["plugins"], credentials.path()).stdout).expect("text");
     let mut checked = 0;
-    for name in ["pi.toml", "pi-thermometer.toml", "mcu.toml", "kafka.toml", "package/weir.toml"] {
+    for name in ["demo.toml", "pi.toml", "pi-thermometer.toml", "mcu.toml", "kafka.toml", "package/weir.toml"] {
         let path = configs().join(name);
         if !missing(&path, &list).is_empty() {
             continue;

@@ -22,7 +22,7 @@ use crate::config::{self, Config, System};
 pub struct Check {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Memory the agent may have, such as "64MiB"; absent: `MemoryMax` of the installed unit, if it has one.
+    /// Memory the agent may have, such as "64MiB"; absent: `MemoryMax` of the installed unit, or what the machine has.
     #[arg(long, value_name = "SIZE")]
     memory_max: Option<String>,
     /// Say what would become of the state of the running agent, part by part, were it given this configuration.

@@ -52,9 +52,7 @@ pub fn bind(start: &Start<'_>) -> Bound {
     let (known, is_new) = match Known::read(&path, start.store) {
         // A store that is new, or one whose id is.
         Ok(known) if known.store != start.store => (Known { store: start.store, id: start.store.into(), machine: here() }, false),
-        Ok(known) if start.machine.is(&known.machine) == Some(false) => {
-            (Known { id: drawn(known.id.now), machine: here(), ..known }, true)
-        }
+        Ok(known) if start.machine.is(&known.machine) == Some(false) => (Known { id: drawn(known.id.now), machine: here(), ..known }, true),
         Ok(known) => (known.with(start.machine), false),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             (Known { store: start.store, id: start.store.into(), machine: here() }, false)
@@ -236,7 +234,11 @@ mod tests {
             assert_eq!(start(directory.path(), root.path(), 8, 30, 103), Bound { id, drawn: false });
         }
         fs::remove_file(&file).unwrap();
-        assert_eq!(start(directory.path(), root.path(), 8, 30, 104), Bound { id: 8.into(), drawn: false }, "who removes it says it is the first");
+        assert_eq!(
+            start(directory.path(), root.path(), 8, 30, 104),
+            Bound { id: 8.into(), drawn: false },
+            "who removes it says it is the first"
+        );
     }
 
     #[test]

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use weir_plugin_api::{Chunk, Identity, Lane, Resume, plugin::{AgentId, OutputResume}, position::MessageId};
+use weir_plugin_api::{
+    Chunk, Identity, Lane, Resume,
+    plugin::{AgentId, OutputResume},
+    position::MessageId,
+};
 
 use super::{
     Core, InputState, Now, OutboxPlace,

@@ -142,7 +142,7 @@ pub fn over(parts: &[Part], limit: Option<&Limit>) -> Option<String> {
     ))
 }
 
-/// What the agent may have: as told, else `MemoryMax` of the unit installed under `root`.
+/// What the agent may have: as told, else `MemoryMax` of the unit installed under `root`, and not more than the machine has.
 ///
 /// # Errors
 /// A size that can't be read.
@@ -165,7 +165,16 @@ pub fn limit(told: Option<&str>, root: &Path) -> Result<Option<Limit>, String> {
             }
         }
     }
-    Ok(found)
+    // No unit, one without a limit, or one that allows more than there is.
+    let machine = machine_memory(root).filter(|bytes| found.as_ref().is_none_or(|limit: &Limit| limit.bytes > *bytes));
+    Ok(machine.map(|bytes| Limit { bytes, by: "this machine".into() }).or(found))
+}
+
+/// All memory of the machine, bytes.
+fn machine_memory(root: &Path) -> Option<u64> {
+    let meminfo = fs::read_to_string(root.join("proc/meminfo")).ok()?;
+    let kib: u64 = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"))?.split_whitespace().next()?.parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// The unit and what is dropped in beside it, the last word last.
@@ -184,9 +193,7 @@ fn unit_files(root: &Path) -> Vec<PathBuf> {
 /// A size as systemd writes it: a number with K, M, G or T, powers of 1024, or a part of the machine's memory.
 fn unit_size(text: &str, root: &Path) -> Option<u64> {
     if let Some(percent) = text.strip_suffix('%') {
-        let meminfo = fs::read_to_string(root.join("proc/meminfo")).ok()?;
-        let kib: u64 = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"))?.split_whitespace().next()?.parse().ok()?;
-        return Some((kib as f64 * 1024.0 * percent.parse::<f64>().ok()? / 100.0) as u64);
+        return Some((machine_memory(root)? as f64 * percent.parse::<f64>().ok()? / 100.0) as u64);
     }
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let shift = match unit {
@@ -227,6 +234,21 @@ mod tests {
         assert_eq!(found(), Some(512_000));
         assert_eq!(limit(Some("32MiB"), root.path()).expect("readable").map(|l| l.bytes), Some(32 << 20), "what is told counts");
         assert!(limit(Some("much"), root.path()).is_err());
+    }
+
+    #[test]
+    fn without_a_unit_the_memory_of_the_machine_is_the_limit_and_it_always_is_one() {
+        let root = tempfile::tempdir().expect("a directory");
+        unit(root.path(), "proc/meminfo", "MemTotal:         439264 kB\nMemFree:          239264 kB\n");
+        let found = || limit(None, root.path()).expect("readable").map(|l| (l.bytes, l.by == "this machine"));
+        assert_eq!(found(), Some((439_264 << 10, true)));
+        unit(root.path(), "etc/systemd/system/weir.service", "[Service]\nMemoryMax=1G\n");
+        assert_eq!(found(), Some((439_264 << 10, true)));
+        unit(root.path(), "etc/systemd/system/weir.service", "[Service]\nMemoryMax=128M\n");
+        assert_eq!(found(), Some((128 << 20, false)));
+        let parts = [memory("a".into(), 1 << 30)];
+        let said = over(&parts, limit(Some("512MiB"), root.path()).expect("readable").as_ref()).expect("it is over");
+        assert!(said.starts_with("--memory-max allows 512MiB of memory"), "{said}");
     }
 
     #[test]
