@@ -246,7 +246,7 @@ const ROWS: &[Row] = &[
         "[[outputs.file]]\nalias = \"second\"\nfiles = [\"x\"]\n[[actions.log]]",
         ("output", "second"),
         Fate::IsNew,
-        "gets what leaves from now on",
+        "gets what leaves from now on; what its file has already stays, also of a time before",
     ),
     (
         "`[global_tags]`, `host`: windows",
