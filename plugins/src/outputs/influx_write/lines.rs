@@ -33,6 +33,8 @@ pub(crate) struct Lines {
     pub broken_numbers: bool,
     /// Points that had the series and time of an earlier one.
     pub collapsed: u64,
+    /// Their lines, ascending: each must stay above what it writes over.
+    pub over: Vec<u32>,
 }
 
 impl Lines {
@@ -122,6 +124,7 @@ impl<'p> LineWriter<'p> {
             }
             if !self.options.unique_time || time == i64::MAX {
                 self.lines.collapsed += 1;
+                self.lines.over.push(self.series.len() as u32);
                 break;
             }
             time += 1;
@@ -183,7 +186,7 @@ mod tests {
         let samples: [Sample<'_>; 5] = [("m", &[], V, 1), ("m", &[], V, 1), ("m", &[], V, 2), ("m", &[("a", "b")], V, 1), ("m", &[], V, 1)];
         let all = points(&samples);
         let counted = lines(&all, LineOptions::default());
-        assert_eq!(counted.collapsed, 2);
+        assert_eq!((counted.collapsed, counted.over.as_slice()), (2, [1, 4].as_slice()));
         let moved = lines(&all, LineOptions { unique_time: true, ..LineOptions::default() });
         assert_eq!(moved.collapsed, 0);
         let text = std::str::from_utf8(&moved.bytes).unwrap();

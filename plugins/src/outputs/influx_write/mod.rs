@@ -99,6 +99,8 @@ struct Job<'p> {
     unclear: Vec<(Vec<u32>, String)>,
     requests: usize,
     created: bool,
+    /// A part was put behind later ones: what was written over something may lie below it now.
+    disordered: bool,
 }
 
 impl Job<'_> {
@@ -115,9 +117,30 @@ impl Job<'_> {
             return false;
         }
         let (a, b) = part.split_at(part.len() / 2);
-        self.parts.push_back(a.to_vec());
-        self.parts.push_back(b.to_vec());
+        self.put_off(a.to_vec());
+        self.put_off(b.to_vec());
         true
+    }
+
+    /// Sends a part after all others, so that one that is refused again and again leaves requests for them.
+    fn put_off(&mut self, part: Vec<u32>) {
+        self.parts.push_back(part);
+        self.disordered = true;
+    }
+
+    /// The part that is next; at the end once more what must lie above other lines.
+    fn next(&mut self) -> Option<Vec<u32>> {
+        self.parts.pop_front().or_else(|| {
+            let disordered = std::mem::take(&mut self.disordered);
+            let over: Vec<u32> = std::mem::take(&mut self.lines.over);
+            let left: Vec<u32> = over.into_iter().filter(|line| !self.is_out(*line)).collect();
+            (disordered && !left.is_empty()).then_some(left)
+        })
+    }
+
+    /// Whether a line was refused, or is in a part nobody can say more of.
+    fn is_out(&self, line: u32) -> bool {
+        self.rejected.contains_key(&self.lines.point(line as usize)) || self.unclear.iter().any(|(part, _)| part.contains(&line))
     }
 }
 
@@ -158,8 +181,18 @@ impl Writer {
     /// Writes lines to one database; gives the rejected points, or what else the write came to.
     async fn write_lines(&mut self, database: &str, points: &Points, lines: Lines) -> Result<BTreeMap<usize, Rejection>, Outcome> {
         let parts = self.parts(&lines);
-        let mut job = Job { database, points, lines, parts, rejected: BTreeMap::new(), unclear: Vec::new(), requests: 0, created: false };
-        while let Some(part) = job.parts.pop_front() {
+        let mut job = Job {
+            database,
+            points,
+            lines,
+            parts,
+            rejected: BTreeMap::new(),
+            unclear: Vec::new(),
+            requests: 0,
+            created: false,
+            disordered: false,
+        };
+        while let Some(part) = job.next() {
             let body = job.lines.body(&part);
             let size = body.len();
             job.requests += 1;
@@ -253,10 +286,10 @@ impl Writer {
         }
         // A server that names one line at a time is met with smaller and smaller parts.
         if job.requests < 16 {
-            job.parts.push_back(rest);
+            job.put_off(rest);
         } else if !job.split(&rest) {
             if job.requests < 2 * REQUESTS_MAX {
-                job.parts.push_back(rest);
+                job.put_off(rest);
             } else {
                 job.reject(&rest, "400", reason);
             }

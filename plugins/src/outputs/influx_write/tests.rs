@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
+    collections::HashMap,
     net::TcpListener,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -111,6 +113,50 @@ async fn an_unnamed_drop_is_found_by_sending_parts_again() {
     })
     .await;
     assert_eq!(rejected(&write(&mut v2(&[&peer.url()]), &numbered(16)).await), [5]);
+}
+
+/// What a server keeps: of each series and time what came last. It says whether a line is in.
+fn kept(request: &Request, kept: &mut HashMap<String, String>, taken: fn(&str) -> bool) -> usize {
+    for line in request.body.lines().filter(|line| taken(line)) {
+        let (series, rest) = line.split_once(' ').unwrap();
+        let (fields, time) = rest.split_once(' ').unwrap();
+        kept.insert(format!("{series} {time}"), fields.to_owned());
+    }
+    request.body.lines().filter(|line| !taken(line)).count()
+}
+
+#[tokio::test]
+async fn a_correction_stays_above_what_it_corrects_when_parts_are_sent_again() {
+    let values: Vec<[(&str, Value<'_>); 1]> = (0..32).map(|n| [("v", Value::Int(n))]).collect();
+    // The first line and its neighbour are dropped; 2 is corrected by 20, 5 by 6 and by 30.
+    let time = |n: i64| match n {
+        20 => 2,
+        6 | 30 => 5,
+        other => other,
+    };
+    let all = points(
+        &(0..32_usize).map(|n| (if n < 2 { "bad" } else { "m" }, &[] as &[_], &values[n] as &[_], time(n as i64))).collect::<Vec<_>>(),
+    );
+    for naming in [true, false] {
+        let store = Arc::new(Mutex::new(HashMap::new()));
+        let seen = Arc::clone(&store);
+        let peer = Peer::start(move |request| {
+            let mut store = seen.lock().unwrap();
+            let bad = request.body.lines().find(|line| line.starts_with("bad"));
+            if !naming && let Some(bad) = bad {
+                // Nothing of it is in.
+                return json(400, format!(r#"{{"code":"invalid","message":"unable to parse '{bad}': bad"}}"#));
+            }
+            let dropped = kept(request, &mut store, |line| !line.starts_with("bad"));
+            let body = format!(r#"{{"code":"x","message":"partial write: max-values-per-tag limit exceeded dropped={dropped}"}}"#);
+            if dropped == 0 { json(204, "") } else { json(422, body) }
+        })
+        .await;
+        assert_eq!(rejected(&write(&mut v2(&[&peer.url()]), &all).await), [0, 1]);
+        let store = store.lock().unwrap();
+        assert_eq!((store["m 2"].as_str(), store["m 5"].as_str()), ("v=20i", "v=30i"), "{naming}");
+        assert_eq!(store.len(), 27, "everything else is in");
+    }
 }
 
 #[tokio::test]
