@@ -13,6 +13,8 @@ pub mod actions;
 ))]
 mod claim;
 pub mod codecs;
+#[cfg(any(feature = "input-socket_listener", feature = "http-server", feature = "input-tail"))]
+mod descriptors;
 #[cfg(any(feature = "input-gpio", feature = "action-gpio"))]
 mod gpio;
 pub mod inputs;

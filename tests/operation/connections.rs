@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::{folder, output};
-use crate::support::{agent::Agent, eventually, free_port};
+use crate::support::{
+    agent::{Agent, run},
+    eventually, free_port,
+};
 
 /// Connections to each listener that finds no room.
 const CONNECTIONS: usize = 40;
@@ -67,6 +70,36 @@ fn waiting(port: u16, request: impl Fn(usize) -> String) -> Vec<TcpStream> {
         stream
     };
     (0..CONNECTIONS).map(one).collect()
+}
+
+#[test]
+fn neither_connections_nor_followed_files_take_the_stores_last_descriptors() {
+    let directory = folder();
+    let tcp = free_port();
+    let many = directory.path().join("many");
+    fs::create_dir(&many).expect("a directory");
+    (0..200).for_each(|n| fs::write(many.join(format!("{n}.lp")), format!("many a={n} {n}\n")).expect("a file"));
+    let config = format!(
+        "[agent]\nomit_hostname = true\nflush_interval = \"50ms\"\n[[inputs.socket_listener]]\nalias = \"wide\"\nservice_address = \"tcp://127.0.0.1:{tcp}\"\ndata_format = \"influx\"\n[[inputs.tail]]\nalias = \"tail\"\nfiles = [\"many/**.lp\"]\nfrom_beginning = true\n[[outputs.file]]\nfiles = [\"out.lp\"]\n"
+    );
+    Agent::write_config(directory.path(), &config);
+    let agent = Agent::spawn_under(directory.path(), &["prlimit", "--nofile=128:128"]);
+    agent.wait_ready();
+    let mut early = connect(tcp);
+    eventually("the log says that files are left out", || {
+        (!said(&agent, "tail", "more files than can be followed").is_empty()).then_some(())
+    });
+    let idle: Vec<TcpStream> = (0..CONNECTIONS * 3).map(|_| connect(tcp)).collect();
+    eventually("the log says that connections wait", || (!said(&agent, "wide", "cannot accept").is_empty()).then_some(()));
+    early.write_all(b"early a=1 1700000000000000000\n").expect("written");
+    eventually("a connection that was there is served", || output(directory.path()).contains("early a=1").then_some(()));
+    // What a checkpoint opens.
+    let asked = run(directory.path(), &["checkpoint", "--socket", "control.sock"], b"");
+    assert!(asked.status.success(), "{} {}", String::from_utf8_lossy(&asked.stderr), agent.log());
+    let said = said(&agent, "tail", "more files than can be followed");
+    assert_eq!(said.len(), 1, "once, not for each file at each look: {said:?}");
+    drop(idle);
+    assert!(agent.terminate().success());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use weir_plugin_api::{
     plugin::{AnyInput, BoxFuture, BuildContext, BuiltInput, Decoder, InputContext, InputEntry, PluginError, PolledInput},
 };
 
-use super::paths::PathPattern;
+use super::paths::{FILES_MAX, PathPattern};
 use crate::codecs;
 
 /// Bytes a file may have.
@@ -85,7 +85,11 @@ impl PolledInput for File {
             for pattern in self.patterns.clone() {
                 let text = pattern.text().to_owned();
                 let plain = pattern.is_plain();
-                let paths = blocking(move || pattern.find()).await?;
+                let (paths, all) = blocking(move || pattern.find()).await?;
+                if !all {
+                    failed
+                        .get_or_insert(PluginError::new(format_args!("{text} finds more than {FILES_MAX} files, the others are not read")));
+                }
                 if plain && paths.is_empty() {
                     failed.get_or_insert(PluginError::new(format_args!("there is no file {text}")));
                 }

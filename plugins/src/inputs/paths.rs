@@ -1,4 +1,5 @@
-//! Finds the files that patterns like `/var/log/**/*.log` name. `*`, `?`, `[…]` and `{…}` stay within one directory, `**` goes through all.
+//! Finds the files that patterns like `/var/log/**/*.log` name. `*`, `?`, `[…]` and `{…}` stay within one directory, `**` goes through all, as it does
+//! in `**.log`, which Telegraf takes for `**/*.log`.
 
 use std::{
     collections::BTreeSet,
@@ -8,7 +9,7 @@ use std::{
 use weir_plugin_api::filter::Glob;
 
 /// Files one pattern may find.
-const FILES_MAX: usize = 4096;
+pub(super) const FILES_MAX: usize = 4096;
 /// Directories deep that `**` goes.
 const DEPTH_MAX: usize = 32;
 
@@ -41,6 +42,7 @@ impl PathPattern {
                 (false, true) => base.push(part),
                 (false, false) => steps.push(Step::Name(part.to_owned())),
                 (true, _) if part == "**" => steps.push(Step::Any),
+                (true, _) if part.starts_with("**") => steps.extend([Step::Any, Step::Glob(Glob::new(&part[1..]))]),
                 (true, _) => steps.push(Step::Glob(Glob::new(part))),
             }
         }
@@ -57,11 +59,13 @@ impl PathPattern {
         self.steps.is_empty()
     }
 
-    /// The files there are now, in order; what can't be read is left out. Blocks on the disk.
-    pub(super) fn find(&self) -> Vec<PathBuf> {
+    /// The files there are now, in order, and whether these are all: some [`FILES_MAX`] of more otherwise. What can't be read is left out.
+    /// Blocks on the disk.
+    pub(super) fn find(&self) -> (Vec<PathBuf>, bool) {
         let mut found = BTreeSet::new();
         walk(&self.base, &self.steps, 0, &mut found);
-        found.into_iter().collect()
+        let all = found.len() <= FILES_MAX;
+        (found.into_iter().take(FILES_MAX).collect(), all)
     }
 }
 
@@ -84,7 +88,7 @@ fn split(text: &str) -> Vec<&str> {
 }
 
 fn walk(path: &Path, steps: &[Step], depth: usize, found: &mut BTreeSet<PathBuf>) {
-    if found.len() >= FILES_MAX || depth > DEPTH_MAX {
+    if found.len() > FILES_MAX || depth > DEPTH_MAX {
         return;
     }
     let Some((step, rest)) = steps.split_first() else {
@@ -136,10 +140,25 @@ mod tests {
             ("**/*.log", "a.log b.log sub/c.log sub/deep/d.log"),
             ("sub/**", "sub/c.log sub/deep/d.log sub/deep/e.csv"),
             ("**/deep/?.csv", "sub/deep/e.csv"),
+            ("**.log", "a.log b.log sub/c.log sub/deep/d.log"),
+            ("sub/**.csv", "sub/deep/e.csv"),
         ] {
-            let found = PathPattern::new(&format!("{}/{pattern}", directory.path().display())).find();
+            let found = PathPattern::new(&format!("{}/{pattern}", directory.path().display())).find().0;
             let names: Vec<_> = found.iter().map(|p| p.strip_prefix(directory.path()).unwrap().to_str().unwrap()).collect();
             assert_eq!(names.join(" "), expected, "{pattern}");
         }
+    }
+    #[test]
+    fn of_too_many_files_the_bound_is_found_and_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let pattern = PathPattern::new(&format!("{}/*", directory.path().display()));
+        for n in 0..FILES_MAX {
+            std::fs::write(directory.path().join(format!("{n}")), "").unwrap();
+        }
+        let (found, all) = pattern.find();
+        assert_eq!((found.len(), all), (FILES_MAX, true));
+        std::fs::write(directory.path().join("more"), "").unwrap();
+        let (found, all) = pattern.find();
+        assert_eq!((found.len(), all), (FILES_MAX, false));
     }
 }

@@ -23,6 +23,7 @@ use tokio::{
 use weir_plugin_api::plugin::Stop;
 
 use super::{ListenerSettings, patience::Patience};
+use crate::descriptors::room;
 
 /// Bytes of a request's head, and of what is read ahead of its body.
 const HEAD_MAX: usize = 64 * 1024;
@@ -62,7 +63,11 @@ async fn accept(
     let (mut said, mut refused, mut failed) = (None::<Instant>, 0_u64, None::<Instant>);
     loop {
         while connections.try_join_next().is_some() {}
-        let (stream, peer) = match listener.accept().await {
+        let accepted = match room() {
+            Ok(()) => listener.accept().await,
+            Err(none) => Err(none),
+        };
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, or the peer is gone already: the others go on.

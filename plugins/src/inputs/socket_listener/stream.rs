@@ -24,6 +24,7 @@ use weir_plugin_api::{
 };
 
 use super::framing::Framing;
+use crate::descriptors::room;
 
 /// Bytes a block has room for at first.
 const BLOCK: usize = 64 * 1024;
@@ -128,9 +129,10 @@ async fn accept(listener: Listener<'_>, input: &str, handles: &Handles, connecti
     let (mut said, mut refused, mut failed) = (None::<Instant>, 0_u64, None::<Instant>);
     loop {
         while connections.try_join_next().is_some() {}
-        let accepted = match listener {
-            Listener::Tcp(tcp) => tcp.accept().await.map(|(stream, peer)| (Accepted::Tcp(stream), peer.to_string())),
-            Listener::Unix(unix) => unix.accept().await.map(|(stream, _)| (Accepted::Unix(stream), "unix".to_owned())),
+        let accepted = match (room(), &listener) {
+            (Err(none), _) => Err(none),
+            (Ok(()), Listener::Tcp(tcp)) => tcp.accept().await.map(|(stream, peer)| (Accepted::Tcp(stream), peer.to_string())),
+            (Ok(()), Listener::Unix(unix)) => unix.accept().await.map(|(stream, _)| (Accepted::Unix(stream), "unix".to_owned())),
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,

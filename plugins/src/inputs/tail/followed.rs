@@ -23,6 +23,7 @@ use super::{
     },
     flush, identity,
 };
+use crate::descriptors::spare;
 
 /// Bytes at the beginning of a file that tell it from another one in the same inode.
 const HEAD: u64 = 1024;
@@ -109,7 +110,7 @@ impl Followed {
         cut: Cut,
         header: usize,
     ) -> std::io::Result<Option<Self>> {
-        let file = match File::open(at) {
+        let file = match File::open(at).and_then(spare) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),

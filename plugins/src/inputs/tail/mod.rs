@@ -25,9 +25,12 @@ use self::followed::{Followed, Start};
 use super::{
     blocks::Cut,
     file::{blocking, check_encoding, check_files},
-    paths::PathPattern,
+    paths::{FILES_MAX, PathPattern},
 };
-use crate::codecs::{self, Decoders};
+use crate::{
+    codecs::{self, Decoders},
+    descriptors::is_shortage,
+};
 
 /// Pause after a look that found something.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -98,7 +101,16 @@ fn build(section: &Section<'_>, _: &BuildContext) -> Option<BuiltInput> {
     }
     let offset = if options.from_beginning { InitialOffset::SavedOrBeginning } else { options.initial_read_offset };
     let patterns = options.files.iter().map(|f| PathPattern::new(f)).collect();
-    let tail = Tail { patterns, offset, path_tag: options.path_tag, decoders, cut: Cut::of(section, false), header, started: false };
+    let tail = Tail {
+        patterns,
+        offset,
+        path_tag: options.path_tag,
+        decoders,
+        cut: Cut::of(section, false),
+        header,
+        started: false,
+        left_out: false,
+    };
     Some(BuiltInput { input: AnyInput::Streaming(Box::new(tail)), claims: Vec::new() })
 }
 
@@ -122,6 +134,8 @@ struct Tail {
     header: usize,
     /// Files found from now on are new.
     started: bool,
+    /// It was said that there are more files than can be followed.
+    left_out: bool,
 }
 
 impl StreamingInput for Tail {
@@ -168,11 +182,30 @@ impl Tail {
     /// Looks for files of all patterns.
     async fn search(&mut self, resume: &mut Resume, files: &mut Vec<Followed>, out: &mut Collector) -> Result<(), PluginError> {
         let patterns = self.patterns.clone();
-        let found: BTreeSet<PathBuf> = blocking(move || patterns.iter().flat_map(PathPattern::find).collect()).await?;
-        let before = files.len();
-        for path in found {
-            self.open(&path, resume, files, out).await?;
+        let found = blocking(move || patterns.iter().map(PathPattern::find).collect::<Vec<_>>()).await?;
+        let too_many = self.patterns.iter().zip(&found).find(|(_, (_, all))| !all).map(|(pattern, _)| pattern.text().to_owned());
+        let paths: BTreeSet<PathBuf> = found.into_iter().flat_map(|(paths, _)| paths).collect();
+        let (before, mut shortage) = (files.len(), false);
+        for path in paths {
+            if !self.open(&path, resume, files, out).await? {
+                // The others are looked at again when there may be room.
+                shortage = true;
+                break;
+            }
         }
+        let left_out = shortage || too_many.is_some();
+        if left_out && !self.left_out {
+            let (input, pattern) = (out.input_name(), too_many.unwrap_or_default());
+            tracing::warn!(
+                %input,
+                followed = files.len(),
+                limit = FILES_MAX,
+                pattern,
+                shortage,
+                "more files than can be followed, the others are not read"
+            );
+        }
+        self.left_out = left_out;
         if files.len() != before || !self.started {
             // Parts of one log that was rotated while nobody looked are read in the order they were written, whatever they are called now.
             files.sort_by_cached_key(Followed::age);
@@ -196,15 +229,15 @@ impl Tail {
         Ok(())
     }
 
-    /// Follows the file at `path` unless it is followed already.
-    async fn open(&self, path: &Path, resume: &mut Resume, files: &mut Vec<Followed>, out: &mut Collector) -> Result<(), PluginError> {
-        let Some(id) = identity(path) else { return Ok(()) };
+    /// Follows the file at `path` unless it is followed already. `false` when the process may not open another.
+    async fn open(&self, path: &Path, resume: &mut Resume, files: &mut Vec<Followed>, out: &mut Collector) -> Result<bool, PluginError> {
+        let Some(id) = identity(path) else { return Ok(true) };
         if let Some(known) = files.iter_mut().find(|f| f.id == id) {
             if known.path != path && !known.is_in_place() {
                 // Renamed, and a pattern names it by its new name too: it goes on under the old one.
                 known.path = path.to_owned();
             }
-            return Ok(());
+            return Ok(true);
         }
         let elsewhere = || resume.files_by_touch().filter(|f| Path::new(&f.path) == path).filter_map(|f| on_device(f, id)).last();
         let saved = resume.files.get(&id).cloned().or_else(elsewhere);
@@ -240,7 +273,7 @@ impl Tail {
         Ok(())
     }
 
-    /// Opens the file at `at`, which is called `path`.
+    /// Opens the file at `at`, which is called `path`. `false` when the process may not open another.
     async fn follow(
         &self,
         at: &Path,
@@ -249,7 +282,7 @@ impl Tail {
         resume: &mut Resume,
         files: &mut Vec<Followed>,
         out: &mut Collector,
-    ) -> Result<(), PluginError> {
+    ) -> Result<bool, PluginError> {
         let name = path.to_string_lossy().into_owned();
         let tags: &[(&str, &str)] = if self.path_tag.is_empty() { &[] } else { &[(&self.path_tag, &name)] };
         let (tags, decoder, at, path) =
@@ -262,11 +295,12 @@ impl Tail {
                 file.begin(out, resume).await?;
                 files.push(file);
             }
+            Err(error) if is_shortage(&error) => return Ok(false),
             // It is tried again at the next look.
             Err(error) => tracing::warn!(input = out.input_name(), file = name, %error, "can't follow a file"),
         }
         out.set_context(Context::default());
-        Ok(())
+        Ok(true)
     }
 }
 
