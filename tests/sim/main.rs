@@ -148,7 +148,7 @@ fn what_was_promised_survives_and_every_result_arrives() {
     let count = number("WEIR_SIM_SEEDS").unwrap_or(SEEDS);
     let seeds = (0..count).chain(FOUND.iter().copied()).chain(WIDE..WIDE + count).chain(FOUND_WIDE.iter().copied());
     let seeds = seeds.chain(WIDEST..WIDEST + count).chain(FOUND_WIDEST.iter().copied());
-    let seeds = seeds.chain(WIDER_STILL..WIDER_STILL + count / 4).chain(FOUND_WIDER_STILL.iter().copied());
+    let seeds = seeds.chain(WIDER_STILL..WIDER_STILL + count).chain(FOUND_WIDER_STILL.iter().copied());
     let (lives, all) = run(seeds.map(Plan::of));
     if count >= SEEDS {
         let often = [all.crashes, all.outbox_reads, all.digests, all.repeated, all.recognised, all.transitions, all.deduped];

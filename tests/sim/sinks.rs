@@ -65,6 +65,8 @@ pub struct Sink {
     pub arrived: BTreeMap<Place, String>,
     /// How many records there were when it last arrived, of the points of results.
     pub arrived_at: BTreeMap<Identity, u64>,
+    /// The most of these.
+    newest: u64,
     /// How many there are now.
     pub records: u64,
     /// How many points the result of a window has, and the most it ever had.
@@ -96,6 +98,7 @@ impl Sink {
             arrived: BTreeMap::new(),
             arrived_at: BTreeMap::new(),
             windows: BTreeMap::new(),
+            newest: 0,
             records: 0,
             repeated: 0,
             token: 0,
@@ -126,17 +129,30 @@ impl Sink {
 
     /// The agent has lost the records behind this one: what arrived by then came before what it makes now.
     pub fn forget_records_behind(&mut self, records: u64) {
-        self.arrived_at.values_mut().for_each(|at| *at = records.min(*at));
+        if self.newest > records {
+            self.newest = records;
+            self.arrived_at.values_mut().for_each(|at| *at = records.min(*at));
+        }
         if self.is_told {
             // It is told how far was recovered: what it has beyond is of a life that is lost, and others get those numbers.
-            self.arrived.retain(|(_, identity), _| identity.record <= records);
+            let first = Identity { record: records.saturating_add(1), ordinal: 0 };
+            for lane in Lane::ALL {
+                let beyond: Vec<Place> = self.arrived.range((lane, first)..).map(|(place, _)| *place).take_while(|p| p.0 == lane).collect();
+                beyond.iter().for_each(|place| drop(self.arrived.remove(place)));
+            }
         }
     }
 
     /// What it has, where it knows.
     pub fn resume(&self) -> OutputResume {
-        let last = |lane| self.arrived.keys().filter(|(l, _)| *l == lane).map(|(_, i)| *i).max().unwrap_or_default();
+        let last = |lane| self.last(lane).unwrap_or_default();
         OutputResume { alerts: last(Lane::Alerts), results: last(Lane::Results), token: self.token, ..OutputResume::default() }
+    }
+
+    /// The newest of a lane that arrived.
+    fn last(&self, lane: Lane) -> Option<Identity> {
+        let newest = Identity { record: u64::MAX, ordinal: u32::MAX };
+        self.arrived.range((lane, Identity::default())..=(lane, newest)).next_back().map(|((_, identity), _)| *identity)
     }
 
     /// Whether it has done what it was given, and wants more.
@@ -201,7 +217,7 @@ impl Sink {
         }
         if unheard && self.knowing {
             // It asks what became of it, and passes over what it has.
-            self.has[lane as usize] = self.arrived.keys().filter(|(l, _)| *l == lane).map(|(_, identity)| *identity).max();
+            self.has[lane as usize] = self.last(lane);
         }
         if unheard {
             // The connection breaks before the answer: all of it will be sent again.
@@ -233,6 +249,7 @@ impl Sink {
         }
         if lane == Lane::Results {
             self.arrived_at.insert(identity, self.records);
+            self.newest = self.newest.max(self.records);
         }
         let content = content(chunk, index, lane);
         for (window, count) in counts(&content) {

@@ -241,22 +241,32 @@ impl Reference {
 
     fn raise(&mut self, at: usize, watermark: i64) {
         let old = self.groups[at].watermark;
-        let mut starts: Vec<i64> = self.groups[at].points.iter().flat_map(|p| self.windows(p.0)).collect();
-        starts.sort_unstable();
-        starts.dedup();
-        for start in &starts {
+        // Of points that lie further back every window has ended before.
+        for start in self.starts(at, old.saturating_sub(self.window.period)) {
             let end = start + self.window.period;
             if old < end && end <= watermark {
-                self.emit(at, *start, true);
+                self.emit(at, start, true);
             }
         }
         self.groups[at].watermark = watermark;
-        for start in starts {
+        if self.groups[at].windows.values().all(|w| !w.dirty) {
+            return;
+        }
+        for start in self.starts(at, i64::MIN) {
             let gone = self.free_at(start) <= watermark;
             if gone && self.groups[at].windows.get(&start).is_some_and(|w| w.dirty) {
                 self.emit(at, start, true);
             }
         }
+    }
+
+    /// Windows that have points no older than that, ascending.
+    fn starts(&self, at: usize, oldest: i64) -> Vec<i64> {
+        let points = self.groups[at].points.iter().filter(|p| p.0 >= oldest);
+        let mut starts: Vec<i64> = points.flat_map(|p| self.windows(p.0)).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        starts
     }
 
     fn point(&mut self, point: &Point) {
