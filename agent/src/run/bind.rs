@@ -49,6 +49,7 @@ pub fn bind(start: &Start<'_>) -> Bound {
     let path = start.directory.join(FILE);
     let here = || start.machine.clone();
     let drawn = |before: u64| AgentId { now: start.new_id, earlier: Some((before, start.recovered)) };
+    let mut damaged = false;
     let (known, is_new) = match Known::read(&path, start.store) {
         // A store that is new, or one whose id is.
         Ok(known) if known.store != start.store => (Known { store: start.store, id: start.store.into(), machine: here() }, false),
@@ -59,7 +60,8 @@ pub fn bind(start: &Start<'_>) -> Bound {
         }
         // It may have said that this is not the store's first machine: the first one's name is not to be taken by mistake.
         Err(error) => {
-            tracing::error!(file = %path.display(), %error, "what the agent's id was bound to can't be read");
+            tracing::error!(file = %path.display(), %error, "what machine the state is of can't be read");
+            damaged = true;
             (Known { store: start.store, id: drawn(start.store), machine: here() }, true)
         }
     };
@@ -70,8 +72,9 @@ pub fn bind(start: &Start<'_>) -> Bound {
         tracing::warn!(
             id = format!("{:016x}", known.id.now),
             before = format!("{:016x}", known.id.earlier.map_or(0, |(id, _)| id)),
-            "the state is that of another machine, a copied or moved card: the agent goes by a new id from here on; what waits is delivered, \
-             which the other one may do too; a `client_id` or `transactional_id` that is set must be another one on each"
+            "the state {} another machine, a copied or moved card: the agent goes by a new id from here on; what waits is delivered, which the other one \
+             may do too; a `client_id` or `transactional_id` that is set must be another one on each",
+            if damaged { "may be that of" } else { "is that of" },
         );
     }
     Bound { id: known.id, drawn: is_new }
