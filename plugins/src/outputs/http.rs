@@ -1,7 +1,7 @@
 //! The HTTP output: each write of points is one request, or one request per point.
 //!
 //! What arrived cannot be seen from here when an answer gets lost, so every request carries an `Idempotency-Key` made of the
-//! agent's id and the identities of its first and last point: sent again, it has the same one.
+//! agent's id, the identities of its first and last point and a sum over what is sent: sent again, it has the same one.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -158,7 +158,7 @@ impl HttpOutput {
             let mut body = Vec::with_capacity(self.bytes);
             self.encoder.encode_all(points, &mut body);
             self.bytes = body.len() + body.len() / 16;
-            let key = self.key(lane, points.first_identity(), points.last_identity());
+            let key = self.key(lane, points.first_identity(), points.last_identity(), &body);
             return match self.send(body, key).await {
                 Ok(None) => Outcome::delivered(),
                 Ok(Some(answer)) => rejected(&answer, 0..points.len()),
@@ -169,7 +169,7 @@ impl HttpOutput {
         for (index, (point, identity)) in points.iter().zip(identities(points)).enumerate() {
             let mut body = Vec::new();
             self.encoder.encode(point, &mut body);
-            let key = self.key(lane, identity, identity);
+            let key = self.key(lane, identity, identity, &body);
             match self.send(body, key).await {
                 Ok(None) => {}
                 Ok(Some(answer)) => refused.push(rejection(&answer, index)),
@@ -211,12 +211,14 @@ impl HttpOutput {
         }
     }
 
-    fn key(&self, lane: Lane, first: Identity, last: Identity) -> String {
+    fn key(&self, lane: Lane, first: Identity, last: Identity, body: &[u8]) -> String {
         let lane = if lane == Lane::Alerts { "alerts" } else { "results" };
         // Two agents number alike, and have outputs of one name.
         let agent = self.agent.of(last);
-        let key = format!("{agent:016x}/{}/{lane}/{}.{}-{}.{}", self.name, first.record, first.ordinal, last.record, last.ordinal);
-        http_client::header_text(&key)
+        // Where records were lost, their numbers are given to others.
+        let sum = crc32c::crc32c(body);
+        let (from, to) = (format!("{}.{}", first.record, first.ordinal), format!("{}.{}", last.record, last.ordinal));
+        http_client::header_text(&format!("{agent:016x}/{}/{lane}/{from}-{to}/{sum:08x}", self.name))
     }
 }
 
@@ -296,8 +298,26 @@ mod tests {
         assert_eq!(requests[0].method, "PUT");
         assert_eq!(requests[0].header("content-encoding"), Some("gzip"));
         assert_eq!(requests[0].header("authorization"), Some("Basic dTpw"));
-        assert_eq!(requests[0].header("idempotency-key"), Some("00000000000000ab/cloud/results/1.0-1.2"));
-        assert_eq!(requests[1].header("idempotency-key"), Some("00000000000000ab/cloud/results/1.0-1.2"));
+        let key = requests[0].header("idempotency-key").unwrap();
+        assert!(key.starts_with("00000000000000ab/cloud/results/1.0-1.2/"), "{key}");
+        assert_eq!(requests[1].header("idempotency-key"), Some(key));
+    }
+
+    #[tokio::test]
+    async fn points_that_were_given_the_numbers_of_lost_ones_have_another_key() {
+        let peer = Peer::start(|_| (204, "", String::new())).await;
+        let mut output = output(&peer.url(), |_| {});
+        let (field, series) = (std::sync::Arc::from("v"), std::sync::Arc::new(weir_plugin_api::Series::from_parts("m", &[])));
+        for value in [1.0, 2.0] {
+            let mut builder = weir_plugin_api::chunk::ChunkBuilder::default();
+            builder.point(Identity { record: 7, ordinal: 0 }, &series, 1);
+            builder.field(&field, 1, weir_plugin_api::Value::Float(value));
+            let points = Points::from(std::sync::Arc::new(builder.finish()));
+            assert_eq!(output.write(Lane::Results, &points).await, Outcome::delivered());
+        }
+        let requests = peer.requests();
+        assert_ne!(requests[0].body, requests[1].body);
+        assert_ne!(requests[0].header("idempotency-key"), requests[1].header("idempotency-key"));
     }
 
     #[tokio::test]
@@ -311,7 +331,9 @@ mod tests {
         ] {
             output.open(OutputResume { agent, ..OutputResume::default() }).await.unwrap();
             assert_eq!(output.write(Lane::Results, &numbered(3)).await, Outcome::delivered());
-            assert_eq!(peer.requests().last().unwrap().header("idempotency-key"), Some(key));
+            let requests = peer.requests();
+            let sent = requests.last().unwrap().header("idempotency-key").unwrap();
+            assert_eq!(sent.rsplit_once('/').unwrap().0, key);
         }
     }
 
@@ -321,7 +343,9 @@ mod tests {
         let outcome = output(&peer.url(), |o| o.use_batch_format = false).write(Lane::Alerts, &numbered(3)).await;
         let Outcome::Delivered { rejected, .. } = outcome else { panic!("{outcome:?}") };
         assert_eq!(rejected, [Rejection { index: 1, status: "400".into(), reason: "status 400: no".into() }]);
-        assert_eq!(peer.requests()[2].header("idempotency-key"), Some("00000000000000ab/cloud/alerts/1.2-1.2"));
+        let requests = peer.requests();
+        let key = requests[2].header("idempotency-key").unwrap();
+        assert!(key.starts_with("00000000000000ab/cloud/alerts/1.2-1.2/"), "{key}");
     }
 
     #[tokio::test]
