@@ -131,14 +131,14 @@ async fn a_copied_state_shuts_nobody_out_and_sends_no_more_than_it_must(kafka: &
     // The first goes on as if nothing had been, with the numbers the other has given as well.
     assert_eq!(first.write(Lane::Results, &numbered(101..161)).await.is_delivered(), Some(0), "nobody shut it out");
     let mut expected = each_once(1..161);
-    (101..151).for_each(|n| drop(expected.insert(n, 2)));
+    expected.extend((101..151).map(|n| (n, 2)));
     assert_eq!(seen(kafka, "copied"), expected);
     // And so does the second, killed before it has noted anything.
     let mut second = once(kafka, copy.path(), 8, 200, extra()).await;
     second.open(OutputResume { recovered: 200, ..resume }).await.unwrap();
     assert_eq!(second.write(Lane::Results, &numbered(50..171)).await.is_delivered(), Some(0));
-    (151..161).for_each(|n| drop(expected.insert(n, 2)));
-    (161..171).for_each(|n| drop(expected.insert(n, 1)));
+    expected.extend((151..161).map(|n| (n, 2)));
+    expected.extend((161..171).map(|n| (n, 1)));
     assert_eq!(seen(kafka, "copied"), expected);
 }
 
