@@ -2,11 +2,11 @@
 # Makes what links for armv7-unknown-linux-musleabihf where rustup has no standard library for it: Debian's musl for armhf beside the
 # cross compiler's own library, once, into ${WEIR_CACHE:-~/.cache/weir}/musl-<key>, and prints that folder: `lib` holds the libraries,
 # `musl-gcc` is the linker.
-# The key is a digest of this script. System and apt stay as they are.
+# The key is a digest of this script and the one it uses.
 set -euo pipefail
 
-cache=${WEIR_CACHE:-$HOME/.cache/weir}
-folder=$cache/musl-$(sha256sum "${BASH_SOURCE[0]}" | cut -c1-12)
+here=$(dirname "${BASH_SOURCE[0]}")
+folder=${WEIR_CACHE:-$HOME/.cache/weir}/musl-$(cat "${BASH_SOURCE[0]}" "$here/apt.sh" | sha256sum | cut -c1-12)
 echo "$folder"
 [ -e "$folder/.complete" ] && exit
 exec 1>&2
@@ -14,19 +14,10 @@ exec 1>&2
 rm -rf "$folder" && mkdir -p "$folder/lib"
 work=$(mktemp -d "$folder/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-mirror=$(apt-get indextargets --format '$(SITE)' | grep -m 1 '/debian/\?$')
-mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
-touch "$work/status"
-printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s bookworm main\n' "$mirror" >"$work/sources.list"
-cat >"$work/apt.conf" <<CONF
-APT::Architecture "armhf"; APT::Architectures {"armhf";}; APT::Sandbox::User "root";
-Dir::State "$work"; Dir::State::lists "$work/lists"; Dir::State::status "$work/status";
-Dir::Cache "$work/cache"; Dir::Etc::sourcelist "$work/sources.list"; Dir::Etc::sourceparts "-";
-CONF
 (
+  . "$here/apt.sh"
   cd "$work"
-  export APT_CONFIG=$work/apt.conf
-  apt-get update -qq
+  foreign_apt "$work" armhf
   apt-get download -qq musl-dev
   dpkg -x musl-dev_*.deb "$work/root"
 )

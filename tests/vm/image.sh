@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Makes the virtual machine of the tests: Debian 12 for arm64 with systemd, once, into ${WEIR_CACHE:-~/.cache/weir}/vm-<key>:
-# root.img (ext4), vmlinuz and initrd.img. The key is a digest of this script, so that a change of it makes a new image.
+# root.img (ext4), vmlinuz and initrd.img. The key is a digest of this script and the one it uses: a change of them makes a new image.
 # Needs root: debootstrap, and the kernel's binfmt_misc to run arm64 programs while the packages are configured.
 set -euo pipefail
 
-cache=${WEIR_CACHE:-$HOME/.cache/weir}
-folder=$cache/vm-$(sha256sum "${BASH_SOURCE[0]}" | cut -c1-12)
+here=$(dirname "${BASH_SOURCE[0]}")
+folder=${WEIR_CACHE:-$HOME/.cache/weir}/vm-$(cat "${BASH_SOURCE[0]}" "$here/../apt.sh" | sha256sum | cut -c1-12)
 echo "$folder"
 [ -e "$folder/.complete" ] && exit
 exec 3>&1 1>&2
@@ -25,7 +25,7 @@ clean() {
 }
 trap clean EXIT
 
-mirror=$(apt-get indextargets --format '$(SITE)' | grep -m 1 '/debian/\?$')
+. "$here/../apt.sh"
 echo "building the arm64 virtual machine (some minutes, once)"
 # Without a kernel package: its initramfs, made under emulation, would take longer than all the rest.
 debootstrap --arch=arm64 --variant=minbase \
@@ -35,18 +35,10 @@ umount -l "$root/proc" "$root/sys" 2>/dev/null || true
 rm -f "$root"/var/cache/apt/archives/*.deb
 
 # The kernel and the few modules the machine's devices need, straight from the package.
-mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial" "$work/kernel"
-touch "$work/apt/status"
-printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s bookworm main\n' "$mirror" >"$work/apt/sources.list"
-cat >"$work/apt/apt.conf" <<CONF
-APT::Architecture "arm64"; APT::Architectures {"arm64";}; APT::Sandbox::User "root";
-Dir::State "$work/apt"; Dir::State::lists "$work/apt/lists"; Dir::State::status "$work/apt/status";
-Dir::Cache "$work/apt/cache"; Dir::Etc::sourcelist "$work/apt/sources.list"; Dir::Etc::sourceparts "-";
-CONF
+mkdir "$work/apt" "$work/kernel"
 (
   cd "$work/apt"
-  export APT_CONFIG=$work/apt/apt.conf
-  apt-get update -qq
+  foreign_apt "$work/apt" arm64
   kernel=$(apt-cache depends linux-image-arm64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
   apt-get download -qq "$kernel" busybox-static
   for deb in *.deb; do dpkg -x "$deb" "$work/kernel"; done
