@@ -56,7 +56,15 @@ impl Kafka {
             format!("ssl.truststore.type=PEM\nssl.truststore.location={trust}"),
             "listener.name.ssl.ssl.client.auth=required".into(),
             "listener.name.sasl_ssl.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512".into(),
-            format!("listener.name.sasl_ssl.plain.sasl.jaas.config={} user_{}=\"{}\";", login("plain.PlainLoginModule"), user.0, user.1),
+            format!(
+                "listener.name.sasl_ssl.plain.sasl.jaas.config={} user_{}=\"{}\" user_guest=\"guest\";",
+                login("plain.PlainLoginModule"),
+                user.0,
+                user.1
+            ),
+            // The guest may do nothing, everybody else everything.
+            "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer".into(),
+            format!("super.users=User:ANONYMOUS;User:{};User:CN=localhost", user.0),
             format!("listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={};", login("scram.ScramLoginModule")),
             format!("listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={};", login("scram.ScramLoginModule")),
         ];
@@ -187,6 +195,18 @@ async fn tls_and_sasl_let_in_whom_they_should() {
         let refused = write(sasl, "refused", login(mechanism, "wrong")).await;
         let (Outcome::Hold { reason } | Outcome::Retry { reason, .. }) = refused else { panic!("{mechanism}: {refused:?}") };
         assert!(reason.to_lowercase().contains("authentication") && !reason.contains("wrong"), "{mechanism}: {reason}");
+    }
+
+    for exactly_once in [false, true] {
+        let options = vec![
+            ("tls_ca", text(cert)),
+            ("sasl_username", text("guest")),
+            ("sasl_password", text("guest")),
+            ("sasl_mechanism", text("PLAIN")),
+            ("exactly_once", Item::Bool(exactly_once)),
+        ];
+        let Outcome::Hold { reason } = write(sasl, "plain", options).await else { panic!("held at once") };
+        assert!(reason.contains("uthorization failed"), "{reason}");
     }
 
     let own = vec![("tls_ca", text(cert)), ("tls_cert", text(cert)), ("tls_key", text(key))];

@@ -212,7 +212,7 @@ impl Kafka {
         let sent = tokio::task::spawn_blocking(move || producer.send(write, &messages, &flag)).await;
         drop(guard);
         let Ok(sent) = sent else { return Outcome::Retry { after: None, reason: "the write was interrupted".into() } };
-        if sent.fatal {
+        if sent.fatal.is_some() {
             // Its sequence numbers are lost: the next write starts with a new producer.
             self.producer = None;
         }
@@ -248,7 +248,7 @@ fn outcome(sent: &Sent, owners: &[Vec<usize>], mut rejected: Vec<Rejection>, mis
     for (report, owner) in sent.reports.iter().zip(owners) {
         let code = match report {
             Some(Ok(_)) => continue,
-            Some(Err(code)) => *code,
+            Some(Err(code)) => cause(*code, sent.fatal),
             None => RDKafkaErrorCode::MessageTimedOut,
         };
         match verdict(code) {
@@ -275,6 +275,11 @@ fn outcome(sent: &Sent, owners: &[Vec<usize>], mut rejected: Vec<Rejection>, mis
         Some((trouble, reason)) => missing.failed(Hold::from(*trouble).max(code.into()), now, format!("{code}: {reason}")),
         None => missing.failed(Hold::from(code), now, code.to_string()),
     }
+}
+
+/// A message that failed as the producer had ended fails for what ended that, if somebody must act on it.
+fn cause(code: RDKafkaErrorCode, fatal: Option<RDKafkaErrorCode>) -> RDKafkaErrorCode {
+    fatal.filter(|fatal| code == RDKafkaErrorCode::Fatal && verdict(*fatal) == Verdict::Hold).unwrap_or(code)
 }
 
 /// What is said of a topic the broker does not know.

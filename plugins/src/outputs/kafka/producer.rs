@@ -48,8 +48,8 @@ pub struct Sent {
     pub trouble: Option<(RDKafkaErrorCode, String)>,
     /// The first topic that the broker does not know.
     pub missing: Option<String>,
-    /// The producer can't be used any more.
-    pub fatal: bool,
+    /// Why the producer can't be used any more, if it can't.
+    pub fatal: Option<RDKafkaErrorCode>,
 }
 
 #[derive(Default)]
@@ -166,7 +166,7 @@ impl Producer {
         drop(shared);
         let is_missing = |report: &Report| matches!(report, Some(Err(code)) if verdict(*code) == Verdict::Missing);
         let missing = reports.iter().zip(messages).find(|(report, _)| is_missing(report)).map(|(_, message)| message.topic.clone());
-        Sent { reports, trouble, missing, fatal: self.inner.client().fatal_error().is_some() }
+        Sent { reports, trouble, missing, fatal: self.inner.client().fatal_error().map(|(code, _)| code) }
     }
 
     /// librdkafka's own.

@@ -131,12 +131,12 @@ fn what_arrived_is_not_sent_again_after_a_failure() {
     let mut kafka = kafka(&[]);
     let (points, owners) = (three(), vec![vec![0], vec![1], vec![2]]);
     let timed_out = Some(Err(RDKafkaErrorCode::MessageTimedOut));
-    let sent = Sent { reports: vec![Some(Ok(0)), timed_out, Some(Ok(0))], trouble: None, missing: None, fatal: false };
+    let sent = Sent { reports: vec![Some(Ok(0)), timed_out, Some(Ok(0))], trouble: None, missing: None, fatal: None };
     let verdict = outcome(&sent, &owners, Vec::new(), &mut Missing::default());
     assert!(matches!(verdict, Outcome::Retry { .. }));
     kafka.remember(Lane::Results, &points, &sent, &owners, &verdict);
     assert_eq!(kafka.prepare(Lane::Results, &points).owners, [vec![1]]);
-    let sent = Sent { reports: vec![Some(Ok(0))], trouble: None, missing: None, fatal: false };
+    let sent = Sent { reports: vec![Some(Ok(0))], trouble: None, missing: None, fatal: None };
     let verdict = outcome(&sent, &[vec![1]], Vec::new(), &mut Missing::default());
     kafka.remember(Lane::Results, &points, &sent, &[vec![1]], &verdict);
     assert_eq!(kafka.prepare(Lane::Results, &points).owners.len(), 3, "another write starts from nothing");
@@ -146,7 +146,7 @@ fn what_arrived_is_not_sent_again_after_a_failure() {
 fn verdicts_follow_the_broker() {
     let of = |code, owners: Vec<usize>, trouble| {
         outcome(
-            &Sent { reports: vec![Some(Err(code))], trouble, missing: None, fatal: false },
+            &Sent { reports: vec![Some(Err(code))], trouble, missing: None, fatal: None },
             &[owners],
             Vec::new(),
             &mut Missing::default(),
@@ -161,6 +161,20 @@ fn verdicts_follow_the_broker() {
     assert!(matches!(of(Code::MessageTimedOut, vec![0], None), Outcome::Retry { .. }));
     let denied = Some((Code::Authentication, "SASL authentication failed".to_owned()));
     assert!(matches!(of(Code::MessageTimedOut, vec![0], denied), Outcome::Hold { .. }));
+}
+
+#[test]
+fn a_producer_that_may_not_write_is_held_for_that_and_not_begun_anew_for_ever() {
+    use RDKafkaErrorCode as Code;
+    let after = |code, fatal| {
+        let sent = Sent { reports: vec![Some(Err(code))], trouble: None, missing: None, fatal };
+        outcome(&sent, &[vec![0]], Vec::new(), &mut Missing::default())
+    };
+    let Outcome::Hold { reason } = after(Code::Fatal, Some(Code::ClusterAuthorizationFailed)) else { panic!("held") };
+    assert!(reason.contains("authorization"), "{reason}");
+    for (code, fatal) in [(Code::Fatal, Code::OutOfOrderSequenceNumber), (Code::MessageTimedOut, Code::ClusterAuthorizationFailed)] {
+        assert!(matches!(after(code, Some(fatal)), Outcome::Retry { .. }), "{code:?}");
+    }
 }
 
 #[test]
