@@ -89,6 +89,11 @@ impl Reconnect {
                     self.failures = 0;
                 }
             }
+            // Nobody listens: the broker was stopped, which explains how the connection before ended.
+            None if error.is_some_and(is_refused) => {
+                self.closed = 0;
+                self.told = None;
+            }
             None => {}
         }
         let enough = if said { SUSPICIOUS_IF_SAID } else { SUSPICIOUS };
@@ -121,6 +126,11 @@ fn is_closed(error: &ConnectionError) -> bool {
         ConnectionError::Io { source, .. } => matches!(source.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof),
         _ => false,
     }
+}
+
+/// Whether nobody took the connection.
+fn is_refused(error: &ConnectionError) -> bool {
+    matches!(error, ConnectionError::Io { source, .. } if source.kind() == ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]
@@ -182,6 +192,19 @@ mod tests {
         reconnect.connected(now);
         reconnect.works();
         assert!(reconnect.ended(None, now).wait <= Duration::from_millis(200), "and nobody waits longer for that");
+    }
+
+    #[test]
+    fn a_broker_that_is_restarted_again_and_again_is_no_rival() {
+        let (mut reconnect, now) = (Reconnect::default(), Instant::now());
+        let refused = ConnectionError::Io { what: "can't connect", source: ErrorKind::ConnectionRefused.into() };
+        for _ in 0..20 {
+            assert_eq!(after(&mut reconnect, &ConnectionError::Closed, now), Say::Lost);
+            assert_eq!(reconnect.ended(Some(&refused), now).say, Say::Lost);
+            reconnect.connected(now);
+            reconnect.works();
+            assert!(reconnect.ended(None, now).wait <= Duration::from_millis(100), "it does not wait longer for that");
+        }
     }
 
     #[test]
