@@ -249,3 +249,30 @@ fn once_with_an_endless_input_is_refused() {
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("tail"));
 }
+
+/// The file that says which machine the state is of can't be read. An agent in a container knows of no machine, so this stands for a copied card.
+#[test]
+fn a_state_that_may_be_another_machines_goes_on_under_a_new_id_and_status_says_so() {
+    let directory = folder();
+    let config = format!("{FOLLOW}[[windows]]\nname = \"w\"\nevery = \"10s\"\naggregates = [\"count\"]\n");
+    append(directory.path(), "m a=1 1700000001000000000\n");
+    let agent = Agent::start(directory.path(), &config);
+    eventually("a reading is recorded", || (agent.status()["inputs"][0]["recorded"] == 1).then_some(()));
+    let first = agent.status();
+    assert!(first["earlier"].is_null() && first["agent"].as_str().is_some_and(|id| id.len() == 16), "{first}");
+    assert!(agent.terminate().success());
+
+    let file = directory.path().join("state/machine");
+    let text = fs::read_to_string(&file).expect("written at the first start");
+    fs::write(&file, &text[..text.len() / 2]).expect("cut");
+    append(directory.path(), "m a=1 1700000002000000000\nm a=1 1700000030000000000\n");
+    let agent = Agent::spawn_written(directory.path());
+    let second = agent.status();
+    assert_eq!(second["earlier"][0], first["agent"], "{second}");
+    assert_ne!(second["agent"], first["agent"]);
+    eventually("the window has what came before", || (output(directory.path()) == "m a_count=2i 1700000000000000000\n").then_some(()));
+    assert!(agent.terminate().success());
+    let agent = Agent::spawn_written(directory.path());
+    assert_eq!(agent.status()["agent"], second["agent"], "once");
+    assert!(agent.terminate().success());
+}
