@@ -365,8 +365,9 @@ fn action(
     let common = ActionCommon::read(&section);
     let action = (entry.build)(&section, &build_context(&name, settings.agent.table.interval, settings, context));
     match &action {
-        Some(AnyAction::Edge(_)) => {
+        Some(AnyAction::Edge(action)) => {
             let edge = EdgeCommon::read(&section)?;
+            claims.take(&action.claims(), &section.path, &plugin.place, context);
             let expires_after = nanos(&section, "expires_after", edge.expires_after);
             all.names.edge.insert(name.clone(), all.specs.len());
             all.specs.push(OutputSpec { name: name.clone(), alerts: true, edge: true, expires_after, ..OutputSpec::default() });

@@ -474,6 +474,11 @@ impl Notification {
 pub trait EdgeAction: Send {
     /// Does it.
     fn fire<'a>(&'a mut self, notification: &'a Notification) -> BoxFuture<'a, Outcome>;
+
+    /// What it must have to itself, as [`Output::claims`].
+    fn claims(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Something held at a level that follows an alert's state. Setting the same level again must do no harm.

@@ -181,6 +181,10 @@ impl EdgeAction for Edge {
     fn fire<'a>(&'a mut self, notification: &'a Notification) -> BoxFuture<'a, Outcome> {
         Box::pin(self.publish(notification))
     }
+
+    fn claims(&self) -> Vec<String> {
+        self.publisher.claims()
+    }
 }
 
 struct Level {
@@ -206,6 +210,10 @@ impl Level {
 impl LevelAction for Level {
     fn set<'a>(&'a mut self, on: bool) -> BoxFuture<'a, Result<(), PluginError>> {
         Box::pin(self.publish(on))
+    }
+
+    fn claims(&self) -> Vec<String> {
+        self.publisher.claims()
     }
 
     fn exit<'a>(&'a mut self) -> BoxFuture<'a, ()> {

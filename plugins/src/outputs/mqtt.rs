@@ -192,4 +192,8 @@ impl Output for Mqtt {
     fn close<'a>(&'a mut self) -> BoxFuture<'a, ()> {
         Box::pin(self.publisher.close())
     }
+
+    fn claims(&self) -> Vec<String> {
+        self.publisher.claims()
+    }
 }

@@ -90,11 +90,7 @@ fn build(section: &Section<'_>, _context: &BuildContext) -> Option<BuiltInput> {
     let valid = check(section, &options);
     (valid && rules.len() == wanted).then_some(())?;
     let settings = settings?;
-    // A broker throws out whoever came before under the same name, and would go on doing so.
-    let claims = match options.client_id.as_str() {
-        "" => Vec::new(),
-        id => settings.servers.iter().map(|server| format!("mqtt:client_id \"{id}\" at {server}")).collect(),
-    };
+    let claims = settings.claims();
     Some(BuiltInput {
         input: AnyInput::Streaming(Box::new(run::Consumer::new(
             settings,
@@ -119,6 +115,7 @@ fn settings(section: &Section<'_>, options: &Options, tls_options: &TlsOptions) 
     Some(Settings {
         servers,
         client_id: mqtt::client_id(&options.client_id),
+        named: !options.client_id.is_empty(),
         login: login?,
         tls: tls?,
         version: options.protocol.map(Into::into),

@@ -48,6 +48,8 @@ pub struct Settings {
     pub servers: Vec<Address>,
     /// Our name at the broker.
     pub client_id: String,
+    /// It is set in the configuration, so that another plugin may have the same.
+    pub named: bool,
     /// User and password.
     pub login: Option<(String, Secret)>,
     /// TLS, for the servers that want it.
@@ -66,6 +68,14 @@ pub struct Settings {
     pub packet_max: usize,
     /// Seconds the broker keeps our session after a disconnection (version 5), `u32::MAX` for ever.
     pub session_expiry: Option<u32>,
+}
+
+impl Settings {
+    /// What a client must have to itself: a broker throws out whoever came before under the same name, and would go on doing so.
+    pub fn claims(&self) -> Vec<String> {
+        let id = self.named.then_some(&self.client_id);
+        id.into_iter().flat_map(|id| self.servers.iter().map(move |server| format!("mqtt:client_id \"{id}\" at {server}"))).collect()
+    }
 }
 
 /// Reads the addresses in `servers`; each bad one is reported.
@@ -160,6 +170,7 @@ impl ClientOptions {
         let settings = Settings {
             servers,
             client_id: client_id(&options.client_id),
+            named: !options.client_id.is_empty(),
             login: login?,
             tls: tls?,
             version: options.protocol.map(Into::into),

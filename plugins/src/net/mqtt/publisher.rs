@@ -76,6 +76,11 @@ impl Publisher {
         Self { settings: Arc::new(settings), name: name.to_owned(), timeout, task: None }
     }
 
+    /// What it must have to itself.
+    pub fn claims(&self) -> Vec<String> {
+        self.settings.claims()
+    }
+
     /// Starts connecting, if that was not done before. Must be called in the runtime; does not wait.
     pub fn start(&mut self) {
         self.jobs();
