@@ -186,7 +186,8 @@ weir_plugin_api::options! {
         /// the older one goes first.
         dead_letter_bytes_max: Size = Size(1 << 20),
         /// The write budget of the disk, for SD cards: syncs in any minute, checkpoints' included (up to 7 each); 0: none. When it is spent
-        /// sources wait for their acknowledgement, but an alert does not; what a start takes is not in it.
+        /// sources wait for their acknowledgement, but an alert does not; what a start takes is not in it, nor is the sync of each write
+        /// of `outputs.file`, whose `flush_interval` says how often that is.
         fsyncs_per_minute_max: u32 = 0,
         /// What the disk may have written to it over its life, such as "10TiB" (its maker's TBW): `weir status` then says how many years
         /// that lasts. Where that is not stated, a guess such as 300 times the size of the card. 0: nothing is said.
