@@ -10,7 +10,6 @@ const RESERVED: i32 = 64;
 
 /// What the system says when there are none left.
 const EMFILE: i32 = 24;
-#[cfg(feature = "input-tail")]
 const ENFILE: i32 = 23;
 
 /// Whether another connection may be accepted; those that wait meanwhile are kept by the system.
@@ -19,7 +18,16 @@ const ENFILE: i32 = 23;
 /// It would have one of the last descriptors.
 #[cfg(any(feature = "input-socket_listener", feature = "http-server"))]
 pub(crate) fn room() -> io::Result<()> {
-    std::fs::File::open("/dev/null").and_then(spare).map(drop)
+    room_by(std::fs::File::open("/dev/null"))
+}
+
+/// What cannot be opened for another reason, as in a root directory without devices, says nothing.
+#[cfg(any(feature = "input-socket_listener", feature = "http-server"))]
+fn room_by(opened: io::Result<std::fs::File>) -> io::Result<()> {
+    match opened.and_then(spare) {
+        Err(error) if is_shortage(&error) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The file that was just opened, unless it is one of the last that the process may have.
@@ -31,7 +39,6 @@ pub(crate) fn spare<F: AsRawFd>(opened: F) -> io::Result<F> {
 }
 
 /// Whether an error says that there are no descriptors left.
-#[cfg(feature = "input-tail")]
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }
@@ -59,6 +66,13 @@ mod tests {
         assert!(is_spare(959, 1024) && !is_spare(960, 1024), "64 of a usual limit");
         assert!(is_spare(31, 64) && !is_spare(32, 64), "half of a low one");
         assert!(is_spare(5000, i32::MAX), "none where there is no limit");
+    }
+
+    #[cfg(any(feature = "input-socket_listener", feature = "http-server"))]
+    #[test]
+    fn a_root_directory_without_devices_has_room() {
+        assert!(room_by(std::fs::File::open("/none/dev/null")).is_ok());
+        assert!(room_by(Err(io::Error::from_raw_os_error(ENFILE))).is_err());
     }
 
     #[test]
