@@ -89,14 +89,24 @@ fn an_output_that_comes_back_or_whose_state_is_lost_takes_nothing_away_of_what_i
     run(&one, 10..20);
     run(&both, 20..30);
     assert_eq!(output(path), lines(0..10) + &lines(20..30));
+    // It can't be opened at first when it comes back, and is known to the journal at the next start.
+    run(&one, 30..40);
+    fs::rename(path.join("out.lp"), path.join("kept.lp")).expect("moved");
+    fs::create_dir(path.join("out.lp")).expect("in its place");
+    run(&both, 40..50);
+    fs::remove_dir(path.join("out.lp")).expect("removed");
+    fs::rename(path.join("kept.lp"), path.join("out.lp")).expect("back");
+    run(&both, 50..60);
+    let there = lines(0..10) + &lines(20..30) + &lines(40..60);
+    assert_eq!(output(path), there);
     for file in fs::read_dir(path.join("state")).expect("the state").map(|file| file.expect("a file").path()) {
         let name = file.file_name().expect("a name").to_string_lossy().into_owned();
         if name.starts_with("checkpoint-") || name.starts_with("journal-") {
             fs::remove_file(file).expect("lost");
         }
     }
-    run(&both, 30..40);
-    assert!(output(path).starts_with(&(lines(0..10) + &lines(20..30))), "{}", output(path));
+    run(&both, 60..70);
+    assert!(output(path).starts_with(&there), "{}", output(path));
 }
 
 #[test]

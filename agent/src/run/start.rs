@@ -46,7 +46,7 @@ const READS: usize = 3;
 ///
 /// # Errors
 /// See [`StartError`]; nothing is left running then.
-pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>, writes: &SharedWrites) -> Result<Running, StartError> {
+pub fn start(mut config: Config, options: &RunOptions, clock: &Arc<SystemClock>, writes: &SharedWrites) -> Result<Running, StartError> {
     if options.once {
         refuse_endless(&config.inputs)?;
     }
@@ -84,6 +84,9 @@ pub fn start(config: Config, options: &RunOptions, clock: &Arc<SystemClock>, wri
     });
     let output_resumes: Vec<_> =
         (0..config.engine.outputs.len()).map(|o| OutputResume { agent: bound.id, ..core.output_resume(o as u16) }).collect();
+
+    // Before the journal says that they are there.
+    config.outputs.iter_mut().zip(&output_resumes).filter(|(_, resume)| !resume.known).for_each(|(output, _)| output.output.forget());
 
     let (disk_sender, disk_receiver) = mpsc::channel();
     let disk_thread = {

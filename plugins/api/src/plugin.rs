@@ -382,6 +382,10 @@ pub trait Output: Send {
     /// Delivers points, all of one lane, in order.
     fn write<'a>(&'a mut self, lane: Lane, points: &'a Points) -> BoxFuture<'a, Outcome>;
 
+    /// The agent does not remember this output ([`OutputResume::known`]): what is kept of one of that name must be gone when this returns, as
+    /// another start, before this one is opened, may find it remembered. Called before anything else, and may block on the disk.
+    fn forget(&mut self) {}
+
     /// After a write that is to be tried again: within which time, where the usual delay may be too long.
     fn retry_within(&self) -> Option<Duration> {
         None

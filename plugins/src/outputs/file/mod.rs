@@ -138,7 +138,7 @@ impl Files {
     fn open(paths: &[String], origin_path: &Path, resume: OutputResume) -> Result<Self, PluginError> {
         let token = resume.token;
         let mut files = Self { token, origin: origin_path.to_owned(), ..Self::default() };
-        let (origin, mut now, mut moved) = (Origin::load(origin_path), Origin::default(), false);
+        let (origin, mut now, mut moved, mut endangered) = (Origin::load(origin_path), Origin::default(), false, None);
         for name in paths {
             if name == "stdout" {
                 files.stdout = true;
@@ -149,21 +149,26 @@ impl Files {
             let target = Target::open(path, length).map_err(|e| PluginError::because(format!("cannot open {name}"), &e))?;
             moved |= target.regular && (!origin.covers(&target.path) || length != Some(target.length));
             now.set(&target.path, token, target.length);
+            if target.regular && origin.would_cut(&target.path, token, target.length) {
+                endangered = Some(name);
+            }
             files.confirmed.push(target.length);
             files.targets.push(target);
         }
         // Written only when it says something new: nothing is synced at an ordinary start.
-        if moved {
-            files.remember(&now);
+        if let (true, Err(error)) = (moved, now.save(origin_path)) {
+            if let Some(name) = endangered {
+                // Another start would take what the file has for what a crash had left.
+                return Err(PluginError::because(format!("cannot remember how much {name} has"), &error));
+            }
+            files.forgets(&error);
         }
         Ok(files)
     }
 
-    fn remember(&self, origin: &Origin) {
-        if let Err(error) = origin.save(&self.origin) {
-            let file = self.origin.display();
-            tracing::warn!(%file, %error, "cannot remember where this output began, so a crash before its first checkpoint may repeat points");
-        }
+    fn forgets(&self, error: &io::Error) {
+        let file = self.origin.display();
+        tracing::warn!(%file, %error, "cannot remember where this output began, so a crash before its first checkpoint may repeat points");
     }
 
     /// Lets go of files that were moved away or removed, and makes others in their place.
@@ -179,7 +184,7 @@ impl Files {
         if moved {
             let mut origin = Origin::default();
             self.targets.iter().for_each(|target| origin.set(&target.path, self.token, target.length));
-            self.remember(&origin);
+            origin.save(&self.origin).unwrap_or_else(|error| self.forgets(&error));
         }
         Ok(())
     }
@@ -286,6 +291,12 @@ impl Output for FileOutput {
             *lock(&self.files) = opened.map_err(|e| PluginError::because("cannot open files", &e))??;
             Ok(resume)
         })
+    }
+
+    fn forget(&mut self) {
+        if let Err(error) = Origin::remove(&self.origin) {
+            tracing::warn!(file = %self.origin.display(), %error, "cannot forget where an output of this name began");
+        }
     }
 
     fn write<'a>(&'a mut self, _lane: Lane, points: &'a Points) -> BoxFuture<'a, Outcome> {

@@ -45,6 +45,20 @@ impl Origin {
         Some(length + token.saturating_sub(*from))
     }
 
+    /// Whether a start that finds this and nothing newer would cut `path`, which has `length` bytes at `token`, below that.
+    pub(super) fn would_cut(&self, path: &Path, token: u64, length: u64) -> bool {
+        if self.files.is_empty() { token < length } else { self.length(path, token).is_some_and(|at| at < length) }
+    }
+
+    /// Removes what is remembered in `path`, durably.
+    pub(super) fn remove(path: &Path) -> io::Result<()> {
+        match fs::remove_file(path) {
+            Ok(()) => fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes it durably, all or nothing.
     pub(super) fn save(&self, path: &Path) -> io::Result<()> {
         let directory = path.parent().unwrap_or(Path::new("."));

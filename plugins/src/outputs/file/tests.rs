@@ -200,3 +200,35 @@ async fn points_are_line_protocol_unless_told_otherwise() {
     let error = build(&ENTRY, &[("files", texts(&[])), ("rotation_interval", text("1h"))], dir.path()).map(|_| ()).unwrap_err();
     assert!(error.contains("at least one file") && error.contains("rotation_interval"), "{error}");
 }
+
+#[tokio::test]
+async fn an_output_that_is_new_by_a_name_there_was_takes_nothing_back_at_the_start_after_one_it_could_not_be_opened_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out.lp");
+    let mut before = output(&[&path], dir.path());
+    before.open(at(0)).await.unwrap();
+    token(&before.write(Lane::Results, &numbered(2)).await);
+    // It was removed from the configuration, and comes back; it is killed before it is opened.
+    output(&[&path], dir.path()).forget();
+    output(&[&path], dir.path()).forget();
+    let mut again = output(&[&path], dir.path());
+    again.open(at(0)).await.unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "m v=0 1\nm v=1 2\n");
+}
+
+#[tokio::test]
+async fn an_output_that_cannot_remember_what_a_file_had_writes_nothing_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, state) = (dir.path().join("out.lp"), dir.path().join("state"));
+    fs::write(&path, "# mine\n").unwrap();
+    assert!(output(&[&path], &state).open(at(0)).await.is_err());
+    fs::create_dir(&state).unwrap();
+    let mut other = output(&[&path], &state);
+    other.open(at(0)).await.unwrap();
+    token(&other.write(Lane::Results, &numbered(1)).await);
+    let mut third = output(&[&path], &state);
+    third.open(at(0)).await.unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "# mine\n");
+    let fresh = dir.path().join("fresh.lp");
+    output(&[&fresh], &dir.path().join("none")).open(at(0)).await.unwrap();
+}
