@@ -408,11 +408,10 @@ impl Committed {
                     naive.edit(edited);
                 }
                 let points = if let Record::Batch(batch) = record { numeric(batch, table) } else { Vec::new() };
-                if !is_aside(record) {
-                    naive.record(stamp.observed, &points);
-                }
                 if matches!(record, Record::Finish) {
-                    naive.finish();
+                    naive.finish(stamp.observed);
+                } else if !is_aside(record) {
+                    naive.record(stamp.observed, &points);
                 }
                 wanted.extend(naive.take().iter().map(line));
             })?;

@@ -134,6 +134,21 @@ impl Reference {
 
     /// One record with these points, at this observed time.
     pub fn record(&mut self, observed: i64, points: &[Point]) {
+        self.pass_time(observed);
+        for point in points {
+            self.point(point);
+        }
+        self.emit_dirty();
+    }
+
+    /// All inputs have ended, by a record at this observed time.
+    pub fn finish(&mut self, observed: i64) {
+        self.pass_time(observed);
+        (0..self.groups.len()).for_each(|at| self.close(at));
+        self.emit_dirty();
+    }
+
+    fn pass_time(&mut self, observed: i64) {
         self.observed = observed;
         if std::mem::take(&mut self.edited) {
             for group in 0..self.groups.len() {
@@ -143,15 +158,6 @@ impl Reference {
         }
         self.fall_idle();
         self.end_groups();
-        for point in points {
-            self.point(point);
-        }
-        self.emit_dirty();
-    }
-
-    /// All inputs have ended.
-    pub fn finish(&mut self) {
-        (0..self.groups.len()).for_each(|at| self.close(at));
     }
 
     /// Everything a group holds is emitted.

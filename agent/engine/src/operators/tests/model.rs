@@ -108,7 +108,7 @@ fn run(window: WindowSpec, steps: &[Step]) -> Result<(), TestCaseError> {
     }
     world.finish();
     undisturbed.finish();
-    naive.finish();
+    naive.finish(world.now * S);
     compare(&mut world, &mut undisturbed, &mut naive)?;
     prop_assert_eq!(world.counts("w").late, naive.late);
     Ok(())
