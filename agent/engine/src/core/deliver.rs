@@ -177,15 +177,12 @@ impl Core {
                 let held = queue.held.iter().filter(|h| h.last > has);
                 let held: u64 = held.map(|h| u64::from(count(&h.chunk, h.chunk.after(has), index + 1)[index].min(h.counts[index]))).sum();
                 let lost = self.lost.iter().filter(|(number, _)| usize::from(*number) == lane as usize).map(|(_, block)| block);
-                let missing: u64 = lost.clone().filter(|b| b.last > has).map(|b| u64::from(b.counts[index])).sum();
+                let missing: u64 = lost.filter(|b| b.last > has).map(|b| u64::from(b.counts[index])).sum();
                 let delivered = cursor.outstanding.saturating_sub(stored + held + missing);
-                // In the middle of a stored block: that one is settled when it is read, or when it is given up for being lost.
-                let partial = queue.stored.iter().chain(lost).find(|b| b.first <= has && b.last > has);
-                let upto = partial.map_or(has, |b| before(b.first).max(cursor.done));
-                if delivered > 0 {
-                    let counts = told.take(delivered);
-                    self.record(now, &Record::Delivered { output, lane, upto, counts, token: resume.token });
-                }
+                // In the middle of a stored block what it has of that one is settled when it is read, or when it is given up for being lost.
+                // The record says where it stands all the same: it goes by the number noted with it, and would be sent the rest again.
+                let counts = told.take(delivered);
+                self.record(now, &Record::Delivered { output, lane, upto: has, counts, token: resume.token });
                 let cursor = &mut self.waiting.lane(lane).cursors[index];
                 cursor.sent = cursor.sent.max(has);
             }

@@ -288,3 +288,25 @@ fn an_output_that_is_gone_releases_what_waited_for_it() {
     assert!(world.core.waiting.lanes.iter().all(|l| l.stored.is_empty()));
     world.balances();
 }
+
+#[test]
+fn a_place_in_the_middle_of_a_block_and_what_was_noted_with_it_stay_together() {
+    let mut world = World::new(spec());
+    world.take(&[1.0, 2.0]);
+    world.checkpoint();
+    world.take(&[3.0, 4.0, 5.0]);
+    let mut state = world.checkpoint();
+    let points = world.want(0).into_iter().chain(world.want(0)).collect::<Vec<_>>();
+    world.restart(Some(&state));
+    let resume = OutputResume { results: points[3].0, token: 7, ..OutputResume::default() };
+    world.core.set_output_cursor(0, resume);
+    world.take(&[6.0]);
+    for _ in 0..2 {
+        world.restart(Some(&state));
+        let known = world.core.output_resume(0);
+        assert_eq!((known.results, known.token), (points[3].0, 7), "one that goes by the number is not sent again what it has by then");
+        state = world.checkpoint();
+    }
+    assert_eq!(world.drain(0), [5.0, 6.0]);
+    world.balances();
+}
