@@ -40,7 +40,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use plan::{Death, Plan, WIDE, WIDER_STILL, WIDEST};
+use plan::{Death, FURTHEST, Plan, WIDE, WIDER_STILL, WIDEST};
 use simulator::{Seen, live};
 
 /// Seeds of an ordinary test run, of plain lives, of such that mix everything these have, and of such that have all there is: a million steps
@@ -139,7 +139,7 @@ fn what_was_promised_survives_and_every_result_arrives() {
     }
     if let Some(minutes) = number("WEIR_SIM_MINUTES") {
         let end = Instant::now() + Duration::from_secs(60 * minutes);
-        let never_yet = || WIDER_STILL + std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs() << 20);
+        let never_yet = || FURTHEST + std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs() << 20);
         let first = number("WEIR_SIM_FIRST").unwrap_or_else(never_yet);
         let only = std::env::var("WEIR_SIM_ONLY").unwrap_or_default();
         run((first..).take_while(|_| Instant::now() < end).map(Plan::of).filter(|plan| format!("{plan:?}").contains(&only)));
@@ -149,6 +149,7 @@ fn what_was_promised_survives_and_every_result_arrives() {
     let seeds = (0..count).chain(FOUND.iter().copied()).chain(WIDE..WIDE + count).chain(FOUND_WIDE.iter().copied());
     let seeds = seeds.chain(WIDEST..WIDEST + count).chain(FOUND_WIDEST.iter().copied());
     let seeds = seeds.chain(WIDER_STILL..WIDER_STILL + count).chain(FOUND_WIDER_STILL.iter().copied());
+    let seeds = seeds.chain(FURTHEST..FURTHEST + count);
     let (lives, all) = run(seeds.map(Plan::of));
     if count >= SEEDS {
         let often = [all.crashes, all.outbox_reads, all.digests, all.repeated, all.recognised, all.transitions, all.deduped];

@@ -11,6 +11,8 @@ pub const WIDEST: u64 = 1 << 52;
 /// From this seed on states are lost in lives with edits, with thinned results, with a mode that syncs seldom and on disks that rot as well,
 /// and open windows have little room.
 pub const WIDER_STILL: u64 = 1 << 54;
+/// From this seed on outputs may cut what they have back to what they are told, and states are lost whatever else goes wrong.
+pub const FURTHEST: u64 = 1 << 55;
 /// Inputs that recognise by `dedup` what comes again, in lives that have it.
 pub const DEDUPS: [usize; 2] = [3, 5];
 
@@ -150,17 +152,28 @@ pub struct Plan {
     pub narrow: bool,
     /// Two outputs know what they have, in every mode.
     pub telling: bool,
+    /// Two outputs cut back what they have, at a start, to what they are told.
+    pub cutting: bool,
 }
 
 impl Plan {
     /// What the seed says: one of the plain lives that the first seeds stand for, from [`WIDE`] on any mixture of these, from [`WIDEST`] on of
-    /// all there is.
+    /// all there is, from [`FURTHEST`] on with nothing kept apart.
     pub fn of(seed: u64) -> Self {
         match seed {
+            FURTHEST.. => Self::furthest(seed),
             WIDEST.. => Self::widest(seed),
             WIDE.. => Self::wide(seed),
             _ => Self::plain(seed),
         }
+    }
+
+    fn furthest(seed: u64) -> Self {
+        let mut random = Random(seed ^ 0x2127_599b_f432_5c37);
+        let widest = Self::widest(seed);
+        let stateless = widest.stateless;
+        let cutting = random.once_in(2) && !stateless;
+        Self { cutting, telling: widest.telling && !cutting, knowing: widest.knowing && !cutting, ..widest }
     }
 
     fn widest(seed: u64) -> Self {
@@ -257,6 +270,7 @@ impl Plan {
             stateless: false,
             narrow: false,
             telling: false,
+            cutting: false,
         }
     }
 

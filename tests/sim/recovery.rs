@@ -354,6 +354,7 @@ impl Simulator {
         for (output, line) in self.core.ledger().outputs.iter().enumerate() {
             let sink = &mut self.sinks[self.order.sink(output as u16)];
             sink.restart(line.delivered + line.rejected + line.expired_stale, output as u16);
+            sink.open(&self.core.output_resume(output as u16))?;
         }
         let mut effects = Vec::new();
         self.core.start(self.now(), &mut effects);

@@ -157,11 +157,12 @@ pub fn is_hasty(plan: Plan) -> bool {
     matches!(plan.bug, Some(Bug::AcknowledgedEarly | Bug::ReleasedEarly))
 }
 
-/// What is behind an output. The first one may know where it stands, or the first two.
+/// What is behind an output. The first one may know where it stands, or the first two, or these are cut back to what they are told.
 pub fn sink(plan: Plan, index: usize, output: &OutputSpec) -> Sink {
     Sink::new(index as u16, plan.knowing && index == 0 || plan.telling && index == 1, output.edge, plan.bug)
         .asking(plan.seed >= WIDE)
         .told(plan.telling)
+        .cutting(plan.cutting && index < 2)
 }
 
 /// The simulated agent.

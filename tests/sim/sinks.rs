@@ -76,6 +76,8 @@ pub struct Sink {
     token: u64,
     /// It knows its place and may not be heard all the same: then it asks.
     asks: bool,
+    /// Cuts back what it has to what it is told: how often it had answered when a point came.
+    cuts: Option<BTreeMap<Place, u64>>,
     /// It is told at a start how far was recovered.
     pub is_told: bool,
     /// What it had of each lane when it asked after an answer that did not come.
@@ -103,9 +105,15 @@ impl Sink {
             repeated: 0,
             token: 0,
             asks: false,
+            cuts: None,
             is_told: false,
             has: [None; 2],
         }
+    }
+
+    /// It is cut back, at a start, to where it is told that it stood.
+    pub fn cutting(self, cuts: bool) -> Self {
+        Self { cuts: cuts.then(BTreeMap::new), ..self }
     }
 
     /// It may not be heard even where it knows its place.
@@ -125,6 +133,24 @@ impl Sink {
         let place = if self.keeps_place { self.bit.trailing_zeros() as u16 } else { place };
         (self.bit, self.has) = (1 << place, [None; 2]);
         self.running = self.running.map(|_| settled);
+    }
+
+    /// The agent starts, and this is where the output stood. Where nothing is known of it, it leaves what there is.
+    ///
+    /// # Errors
+    /// When it has less than that.
+    pub fn open(&mut self, resume: &OutputResume) -> Result<(), String> {
+        let Some(since) = self.cuts.as_mut().filter(|_| resume.known) else { return Ok(()) };
+        if resume.token > self.token {
+            return Err(format!("output {} is told that it stood at {}, it stands at {}", self.index, resume.token, self.token));
+        }
+        let gone: Vec<Place> = since.iter().filter(|(_, token)| **token >= resume.token).map(|(place, _)| *place).collect();
+        for place in gone {
+            since.remove(&place);
+            self.arrived.remove(&place);
+        }
+        self.token = resume.token;
+        Ok(())
     }
 
     /// The agent has lost the records behind this one: what arrived by then came before what it makes now.
@@ -202,7 +228,7 @@ impl Sink {
             // It timed out before anything was written.
             return Ok(Answer::Failing);
         }
-        let may_be_unheard = if self.knowing { self.asks } else { self.running.is_none() };
+        let may_be_unheard = if self.knowing { self.asks } else { self.running.is_none() && self.cuts.is_none() };
         let unheard = may_be_unheard && random.once_in(12);
         let batch: Vec<(Arc<Chunk>, usize)> = task.pending.iter().take(count).cloned().collect();
         if self.drops_alerts && lane == Lane::Alerts && random.once_in(4) {
@@ -256,9 +282,12 @@ impl Sink {
             let (now, most) = self.windows.entry(window).or_default();
             (*now, *most) = (count, count.max(*most));
         }
+        if let Some(since) = &mut self.cuts {
+            since.insert((lane, identity), self.token);
+        }
         let Some(before) = self.arrived.insert((lane, identity), content.clone()) else { return Ok(()) };
         self.repeated += 1;
-        if self.knowing && identity.record > self.disturbed {
+        if (self.knowing || self.cuts.is_some()) && identity.record > self.disturbed {
             return Err(format!("{identity:?} was sent again to output {}, which said it has it", self.index));
         }
         if before != content && identity.record > self.disturbed {
