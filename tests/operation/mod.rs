@@ -276,3 +276,23 @@ fn a_state_that_may_be_another_machines_goes_on_under_a_new_id_and_status_says_s
     assert_eq!(agent.status()["agent"], second["agent"], "once");
     assert!(agent.terminate().success());
 }
+
+#[test]
+fn a_file_that_cannot_be_followed_is_told_of_once_and_the_others_are_read() {
+    let directory = folder();
+    let path = directory.path();
+    // A regular file that root can only write to, too.
+    std::os::unix::fs::symlink("/sys/bus/platform/drivers_probe", path.join("bad.lp")).expect("a link");
+    append(path, "m v=0 1\n");
+    let config = "[agent]\nomit_hostname = true\nflush_interval = \"50ms\"\n[[inputs.tail]]\nfiles = [\"bad.lp\", \"in.*\"]\nfrom_beginning = true\npath_tag = \"\"\n[[outputs.file]]\nfiles = [\"out.txt\"]\n[storage]\ncommit_interval = \"20ms\"\n";
+    let agent = Agent::start(path, config);
+    for n in 1..6 {
+        // Each line takes another look at all of them.
+        append(path, &format!("m v={n} {}\n", n + 1));
+        let last = format!("v={n} {}\n", n + 1);
+        eventually("the line arrives", || std::fs::read_to_string(path.join("out.txt")).unwrap_or_default().ends_with(&last).then_some(()));
+    }
+    let log = agent.log();
+    assert!(agent.terminate().success());
+    assert_eq!(log.matches("can't follow a file").count(), 1, "{log}");
+}

@@ -110,6 +110,7 @@ fn build(section: &Section<'_>, _: &BuildContext) -> Option<BuiltInput> {
         header,
         started: false,
         left_out: false,
+        refused: BTreeSet::new(),
     };
     Some(BuiltInput { input: AnyInput::Streaming(Box::new(tail)), claims: Vec::new() })
 }
@@ -136,6 +137,8 @@ struct Tail {
     started: bool,
     /// It was said that there are more files than can be followed.
     left_out: bool,
+    /// Files that are there and can't be followed, of which that was said.
+    refused: BTreeSet<PathBuf>,
 }
 
 impl StreamingInput for Tail {
@@ -185,6 +188,7 @@ impl Tail {
         let found = blocking(move || patterns.iter().map(PathPattern::find).collect::<Vec<_>>()).await?;
         let too_many = self.patterns.iter().zip(&found).find(|(_, (_, all))| !all).map(|(pattern, _)| pattern.text().to_owned());
         let paths: BTreeSet<PathBuf> = found.into_iter().flat_map(|(paths, _)| paths).collect();
+        self.refused.retain(|path| paths.contains(path));
         let (before, mut shortage) = (files.len(), false);
         for path in paths {
             if !self.open(&path, resume, files, out).await? {
@@ -218,7 +222,7 @@ impl Tail {
         let plain = self.patterns.iter().filter(|p| p.is_plain()).map(|p| PathBuf::from(p.text()));
         let moved = files.iter().filter(|f| !f.is_in_place()).map(|f| f.path.clone());
         let paths: BTreeSet<PathBuf> = plain.chain(moved).collect();
-        let is_new = |path: &PathBuf| identity(path).is_some_and(|id| files.iter().all(|f| f.id != id));
+        let is_new = |path: &PathBuf| !self.refused.contains(path) && identity(path).is_some_and(|id| files.iter().all(|f| f.id != id));
         if self.patterns.iter().any(|p| !p.is_plain()) && paths.iter().any(is_new) {
             // It may have been rotated more than once since the last look: what came in between is read before what is there now.
             return self.search(resume, files, out).await;
@@ -230,7 +234,13 @@ impl Tail {
     }
 
     /// Follows the file at `path` unless it is followed already. `false` when the process may not open another.
-    async fn open(&self, path: &Path, resume: &mut Resume, files: &mut Vec<Followed>, out: &mut Collector) -> Result<bool, PluginError> {
+    async fn open(
+        &mut self,
+        path: &Path,
+        resume: &mut Resume,
+        files: &mut Vec<Followed>,
+        out: &mut Collector,
+    ) -> Result<bool, PluginError> {
         let Some(id) = identity(path) else { return Ok(true) };
         if let Some(known) = files.iter_mut().find(|f| f.id == id) {
             if known.path != path && !known.is_in_place() {
@@ -255,7 +265,7 @@ impl Tail {
     }
 
     /// Finds files that were renamed while the agent was down, by their inode, to read what was left of them.
-    async fn find_moved(&self, resume: &mut Resume, files: &mut Vec<Followed>, out: &mut Collector) -> Result<(), PluginError> {
+    async fn find_moved(&mut self, resume: &mut Resume, files: &mut Vec<Followed>, out: &mut Collector) -> Result<(), PluginError> {
         for saved in resume.files.clone().into_values() {
             let path = PathBuf::from(&saved.path);
             if identity(&path).is_some_and(|id| on_device(&saved, id).is_some()) {
@@ -275,7 +285,7 @@ impl Tail {
 
     /// Opens the file at `at`, which is called `path`. `false` when the process may not open another.
     async fn follow(
-        &self,
+        &mut self,
         at: &Path,
         path: &Path,
         start: Start,
@@ -285,19 +295,24 @@ impl Tail {
     ) -> Result<bool, PluginError> {
         let name = path.to_string_lossy().into_owned();
         let tags: &[(&str, &str)] = if self.path_tag.is_empty() { &[] } else { &[(&self.path_tag, &name)] };
-        let (tags, decoder, at, path) =
+        let (tags, decoder, at, called) =
             (tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(), (self.decoders)(), at.to_owned(), path.to_owned());
         let (cut, header) = (self.cut, self.header);
-        let opened = blocking(move || Followed::open(&at, path, start, tags, decoder, cut, header)).await?;
+        let opened = blocking(move || Followed::open(&at, called, start, tags, decoder, cut, header)).await?;
         match opened {
             Ok(None) => {}
             Ok(Some(mut file)) => {
+                self.refused.remove(path);
                 file.begin(out, resume).await?;
                 files.push(file);
             }
             Err(error) if is_shortage(&error) => return Ok(false),
-            // It is tried again at the next look.
-            Err(error) => tracing::warn!(input = out.input_name(), file = name, %error, "can't follow a file"),
+            // It is tried again at the next look, and said once.
+            Err(error) => {
+                if self.refused.insert(path.to_owned()) {
+                    tracing::warn!(input = out.input_name(), file = name, %error, "can't follow a file");
+                }
+            }
         }
         out.set_context(Context::default());
         Ok(true)
