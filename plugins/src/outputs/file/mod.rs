@@ -147,6 +147,9 @@ impl Files {
             let path = PathBuf::from(name);
             let length = origin.length(&path, token).filter(|_| resume.known);
             let target = Target::open(path, length).map_err(|e| PluginError::because(format!("cannot open {name}"), &e))?;
+            if origin.is_empty() && token > 0 && resume.known && target.regular && target.length > 0 {
+                tracing::warn!(file = name, "nobody knows any more how long it was: what a crash may have left unconfirmed is not cut off");
+            }
             moved |= target.regular && (!origin.covers(&target.path) || length != Some(target.length));
             now.set(&target.path, token, target.length);
             if target.regular && origin.would_cut(&target.path, token, target.length) {

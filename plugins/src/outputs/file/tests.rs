@@ -217,18 +217,36 @@ async fn an_output_that_is_new_by_a_name_there_was_takes_nothing_back_at_the_sta
 }
 
 #[tokio::test]
-async fn an_output_that_cannot_remember_what_a_file_had_writes_nothing_to_it() {
+async fn an_output_that_cannot_forget_what_another_of_its_name_remembered_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, state) = (dir.path().join("out.lp"), dir.path().join("state"));
-    fs::write(&path, "# mine\n").unwrap();
-    assert!(output(&[&path], &state).open(at(0)).await.is_err());
-    fs::create_dir(&state).unwrap();
-    let mut other = output(&[&path], &state);
-    other.open(at(0)).await.unwrap();
-    token(&other.write(Lane::Results, &numbered(1)).await);
-    let mut third = output(&[&path], &state);
-    third.open(at(0)).await.unwrap();
-    assert_eq!(fs::read_to_string(&path).unwrap(), "# mine\n");
-    let fresh = dir.path().join("fresh.lp");
-    output(&[&fresh], &dir.path().join("none")).open(at(0)).await.unwrap();
+    let path = dir.path().join("out.lp");
+    let mut before = output(&[&path], dir.path());
+    before.open(at(0)).await.unwrap();
+    token(&before.write(Lane::Results, &numbered(2)).await);
+    fs::create_dir(dir.path().join("origin.origin.new")).unwrap();
+    assert!(output(&[&path], dir.path()).open(OutputResume::default()).await.is_err(), "the next start would cut the file");
+    fs::remove_dir(dir.path().join("origin.origin.new")).unwrap();
+    output(&[&path], dir.path()).open(OutputResume::default()).await.unwrap();
+    output(&[&path], dir.path()).open(at(0)).await.unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "m v=0 1\nm v=1 2\n");
+}
+
+#[tokio::test]
+async fn a_file_is_not_cut_where_what_is_remembered_of_it_is_damaged_or_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, origin) = (dir.path().join("out.lp"), dir.path().join("origin"));
+    fs::write(&path, "# mine, and longer than what follows\n").unwrap();
+    let mut first = output(&[&path], dir.path());
+    first.open(at(0)).await.unwrap();
+    let confirmed = token(&first.write(Lane::Results, &numbered(2)).await);
+    let (there, remembered) = (fs::read_to_string(&path).unwrap(), fs::read_to_string(&origin).unwrap());
+    for damaged in [String::new(), remembered[..3].to_owned(), remembered.replacen('3', "1", 1), "\0".repeat(remembered.len())] {
+        assert_ne!(damaged, remembered);
+        fs::write(&origin, damaged).unwrap();
+        output(&[&path], dir.path()).open(at(confirmed)).await.unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), there);
+    }
+    fs::write(&origin, remembered).unwrap();
+    output(&[&path], dir.path()).open(at(0)).await.unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "# mine, and longer than what follows\n", "whole again it is believed");
 }
