@@ -136,8 +136,9 @@ impl Core {
             stale |= resume.alerts.record.max(resume.results.record) >= self.next_record;
             let Some(index) = self.spec.outputs.iter().position(|output| output.name == name) else { continue };
             let [alerts, results] = self.waiting.lanes.each_ref().map(|lane| lane.cursors[index].done);
-            // The journal may have gone on since.
+            // The journal may have gone on since, where it is damaged for one lane alone: then the token is its own.
             if resume.alerts > alerts || resume.results > results {
+                let resume = OutputResume { token: resume.token.max(self.tokens[index]), ..resume };
                 let mut since = totals(&self.lines[index]);
                 since.iter_mut().zip(saved).for_each(|(known, saved)| *known = saved.saturating_sub(*known));
                 self.note_place(index as u16, resume, Some(delivery_counts(since)));
