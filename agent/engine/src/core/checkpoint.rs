@@ -214,8 +214,10 @@ impl Core {
         self.settle_unspilled(now);
     }
 
+    /// Segments below these are free, by lane. Alerts stay on the disk even where the task of a dead output has them in memory.
     fn free_below(&self, dead: u64) -> [u64; 2] {
-        self.waiting.lanes.each_ref().map(|lane| lane.free_below(dead))
+        let [alerts, results] = &self.waiting.lanes;
+        [alerts.free_below(0), results.free_below(dead)]
     }
 
     /// On a full disk: has removed what no output needs any more as soon as the records that say so are durable, gives up more when memory is

@@ -365,6 +365,31 @@ fn what_a_dead_output_holds_keeps_no_segment_on_a_full_disk_and_is_written_again
 }
 
 #[test]
+fn alerts_that_a_dead_output_holds_stay_on_a_full_disk() {
+    let mut world = World::new(spec());
+    world.take(&[200.0]);
+    let state = world.checkpoint();
+    let alert = world.outbox.iter().find(|(_, block)| block.lane == Lane::Alerts as u8).map(|(place, _)| *place).unwrap();
+    let effects = world.step(Event::Want { output: 1, lane: Lane::Alerts });
+    assert_eq!(world.offered(1, effects).len(), 1, "its task has it");
+    let effects = world.step(Event::Want { output: 0, lane: Lane::Alerts });
+    let near = world.offered(0, effects);
+    let counts = DeliveryCounts { delivered: 1, ..DeliveryCounts::default() };
+    world.step(Event::Delivered { output: 0, lane: Lane::Alerts, upto: near[0].0, counts, token: 0 });
+    world.step(Event::Failing { output: 1 });
+    for _ in 0..3 {
+        no_room(&mut world);
+        let below = freed(&world.sync()).unwrap_or_default();
+        assert!(below[Lane::Alerts as usize] <= alert.segment, "{below:?}");
+        world.pass(60 * S);
+    }
+    world.restart(Some(&state));
+    let effects = world.step(Event::Want { output: 1, lane: Lane::Alerts });
+    assert_eq!(world.offered(1, effects).len(), 1, "after a crash too");
+    world.balances();
+}
+
+#[test]
 fn on_a_full_disk_memory_stays_bounded_for_a_dead_output_and_collection_goes_on() {
     let mut world = World::new(small());
     world.step(Event::Failing { output: 1 });
