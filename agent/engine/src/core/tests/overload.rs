@@ -163,14 +163,21 @@ fn an_outputs_own_bound_holds_inputs_back_before_it_drops() {
     assert!(!world.core.holds_back());
 }
 
-/// Ten commits of four points, spilled into a segment each; `far` is dead and `near` has the first two.
-fn one_dead() -> World {
+/// Ten commits of four points, spilled into a segment each, and the state then.
+fn ten_segments() -> (World, Vec<u8>) {
     let mut world = World::new(spec());
+    let mut state = Vec::new();
     for commit in 0..10 {
         let first = f64::from(commit * 4);
         world.take(&[first, first + 1.0, first + 2.0, first + 3.0]);
-        world.checkpoint();
+        state = world.checkpoint();
     }
+    (world, state)
+}
+
+/// The same; `far` is dead and `near` has the first two.
+fn one_dead() -> World {
+    let (mut world, _) = ten_segments();
     delivered_one(&mut world, 0);
     delivered_one(&mut world, 0);
     world.step(Event::Failing { output: 1 });
@@ -234,13 +241,7 @@ fn a_segment_the_living_output_still_needs_is_waited_for_and_holds_inputs_back()
 
 #[test]
 fn blocks_a_full_disk_removed_are_not_missed_after_a_crash() {
-    let mut world = World::new(spec());
-    let mut state = Vec::new();
-    for commit in 0..10 {
-        let first = f64::from(commit * 4);
-        world.take(&[first, first + 1.0, first + 2.0, first + 3.0]);
-        state = world.checkpoint();
-    }
+    let (mut world, state) = ten_segments();
     world.drain(0);
     world.step(Event::Failing { output: 1 });
     no_room(&mut world);
@@ -263,13 +264,7 @@ fn saves(effects: &[Effect]) -> Option<Vec<u8>> {
 /// Ten segments whose deliveries to `near` the journal has no room for, as `far` is dead; the state before them, the journal as it stays, and
 /// what two checkpoints that found no room bring about.
 fn a_journal_without_room() -> (World, Vec<u8>, Vec<Effect>) {
-    let mut world = World::new(spec());
-    let mut state = Vec::new();
-    for commit in 0..10 {
-        let first = f64::from(commit * 4);
-        world.take(&[first, first + 1.0, first + 2.0, first + 3.0]);
-        state = world.checkpoint();
-    }
+    let (mut world, state) = ten_segments();
     world.step(Event::Failing { output: 1 });
     let kept = world.blocks.len();
     for _ in 0..3 {
