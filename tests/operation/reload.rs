@@ -149,6 +149,11 @@ fn a_check_says_beforehand_what_an_edit_does_to_the_state_that_is_there() {
 
 const RELOADS: usize = 30;
 
+/// Lines of readings, not of windows, in the output.
+fn arrived(path: &Path) -> u64 {
+    output(path).matches("m,device").count() as u64
+}
+
 /// Open files and resident kibibytes of a process.
 fn usage(pid: u32) -> (usize, u64) {
     let files = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
@@ -187,6 +192,8 @@ fn reloads_again_and_again_lose_nothing_and_leave_nothing_behind() {
         agent.wait_ready();
         eventually("the next generation runs", || (said("running directory=") > reload).then_some(()));
         if reload == 6 {
+            // Whoever has delivered has opened its files, as all have at the end.
+            eventually("what was written so far arrives", || (arrived(path) == written).then_some(()));
             first = usage(agent.pid());
         }
     }
@@ -205,11 +212,11 @@ fn reloads_again_and_again_lose_nothing_and_leave_nothing_behind() {
     assert_eq!(status["operators"][0]["applied"].as_u64(), Some(written + 2), "{status}");
     eventually("every reading is in a window", || (counted() >= written).then_some(()));
     assert_eq!(counted(), written, "once each");
-    eventually("every reading arrived", || (output(path).matches("m,device").count() as u64 == written + 2).then_some(()));
+    eventually("every reading arrived", || (arrived(path) == written + 2).then_some(()));
     let mut raw: Vec<String> = output(path).lines().filter(|l| l.starts_with("m,")).map(str::to_owned).collect();
     raw.sort_unstable();
     raw.dedup();
-    assert_eq!((raw.len() as u64, output(path).matches("m,device").count() as u64), (written + 2, written + 2), "each once");
+    assert_eq!((raw.len() as u64, arrived(path)), (written + 2, written + 2), "each once");
     let status = agent.status();
     assert_eq!(status["residues"].as_array().map(Vec::len), Some(0), "{status}");
     assert!(!agent.log().contains("ERROR") || said("ERROR") == refused, "{}", agent.log());
