@@ -55,6 +55,28 @@ fn the_readme_names_every_plugin_and_no_other() {
     }
 }
 
+/// Both sides of a merge once stood in a table of the store's format, where nothing compiles.
+#[test]
+fn no_document_and_no_configuration_shows_two_sides_of_a_merge() {
+    let mut folders = vec![root()];
+    let mut read = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder").flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            let kind = entry.file_type().expect("a kind");
+            if kind.is_dir() && name != "target" && name != ".git" {
+                folders.push(path);
+            } else if kind.is_file() && path.extension().is_some_and(|e| e == "md" || e == "toml") {
+                let text = fs::read_to_string(&path).expect("text");
+                let marked = text.lines().find(|l| ["<<<<<<< ", "||||||| ", ">>>>>>> "].iter().any(|m| l.starts_with(m)));
+                assert_eq!(marked, None, "{}", path.display());
+                read += 1;
+            }
+        }
+    }
+    assert!(read > 20, "{read}");
+}
+
 #[cfg(feature = "demo")]
 #[test]
 fn the_demo_ends_by_itself_and_keeps_its_state_where_it_is_told() {
