@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need, each thing once: Debian packages, Rust's libraries for microcontrollers, Java archives of Kafka and
 # QuestDB, cargo-deny.
-# With `cross` also what builds for other machines and emulates them. Everything that is not a system package goes to ${WEIR_CACHE:-~/.cache/weir}.
+# With `arm` also what builds for 32-bit ARM and emulates it, with `cross` for every machine. Everything that is not a system package goes to ${WEIR_CACHE:-~/.cache/weir}.
 set -euo pipefail
 
 cache=${WEIR_CACHE:-$HOME/.cache/weir}
@@ -13,11 +13,17 @@ firmware_packages=(qemu-system-arm)
 rustup target add "${firmware_targets[@]}" >/dev/null 2>&1 || firmware_packages+=(rustc-web cargo-web rust-web-src lld)
 
 packages=("${firmware_packages[@]}" gcc g++ make perl pkg-config curl ca-certificates openssl socat mosquitto mosquitto-clients influxdb kcat maven default-jre-headless python3-venv systemd)
-# Builds for other machines, and the virtual one: cross compilers, emulators, and what makes a disk.
-[ "${1:-}" != cross ] || packages+=(
-  gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf g++-arm-linux-gnueabihf libc6-dev-armhf-cross
-  gcc-arm-linux-gnueabi libc6-dev-armel-cross qemu-user-static debootstrap e2fsprogs cpio kmod
-)
+arm=(gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user-static)
+case ${1:-} in
+  arm) packages+=("${arm[@]}") ;;
+  # Builds for other machines, and the virtual one: cross compilers, emulators, and what makes a disk.
+  cross)
+    packages+=(
+      "${arm[@]}" g++-arm-linux-gnueabihf gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabi
+      libc6-dev-armel-cross debootstrap e2fsprogs cpio kmod
+    )
+    ;;
+esac
 sudo=""
 [ "$(id -u)" -eq 0 ] || sudo=sudo
 missing=()
