@@ -28,7 +28,7 @@ impl SeriesParts {
     }
 }
 
-/// A finished series: immutable, tags sorted by key, empty tag values dropped (as InfluxDB and Telegraf do).
+/// A finished series: immutable, tags sorted by key, empty tag values dropped (as InfluxDB and Telegraf do), and such of backslashes only.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Series {
     /// Measurement, then key, value, key, value … without separators.
@@ -45,7 +45,7 @@ impl Series {
         let mut tags: Vec<(&str, &str)> = Vec::with_capacity(parts.tags.len());
         for (key, value) in &parts.tags {
             tags.retain(|(k, _)| k != key);
-            if !key.is_empty() && !value.is_empty() {
+            if !is_nothing(key) && !is_nothing(value) {
                 tags.push((key, value));
             }
         }
@@ -119,6 +119,11 @@ impl fmt::Debug for Series {
     }
 }
 
+/// Whether nothing of it would be written: backslashes at the end go, see [`escape_key`].
+fn is_nothing(text: &str) -> bool {
+    text.bytes().all(|b| b == b'\\')
+}
+
 /// Escapes a measurement for line protocol: comma and space; control characters become `\n`, `\r`, `\t` in letters.
 pub fn escape_measurement(text: &str, out: &mut String) {
     escape(text, &[',', ' '], out);
@@ -157,5 +162,12 @@ mod tests {
         assert_eq!(series.tag("z"), Some("2"));
         assert_eq!(series.tags().collect::<Vec<_>>(), [("a b", "x=y"), ("z", "2")]);
         assert_eq!(series.measurement(), "my room");
+    }
+
+    #[test]
+    fn a_tag_of_nothing_but_backslashes_is_left_out_rather_than_make_a_line_nobody_reads() {
+        let series = Series::from_parts("m", &[("a", "\\"), ("\\\\", "x"), ("b", "x\\")]);
+        assert_eq!(series.line(), "m,b=x");
+        assert_eq!(series.tags().collect::<Vec<_>>(), [("b", "x\\")]);
     }
 }
