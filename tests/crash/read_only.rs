@@ -85,7 +85,14 @@ fn with_stall_the_broker_keeps_what_comes_until_the_disk_can_be_written_again() 
         stream.advance(PER_SECOND);
         assert_eq!(input(&agent, "recorded"), status["inputs"][0]["recorded"].as_u64().unwrap_or(0), "nothing more is taken");
         balances(&agent.status());
-        let before = in_file(path);
+        // What was on the disk in time may still be on its way to the file; then nothing moves any more.
+        let (mut before, mut looks) = (Default::default(), 0);
+        eventually("delivery stands", || {
+            let is_busy = agent.status()["outputs"][0]["in_flight"] != 0;
+            let last = std::mem::replace(&mut before, in_file(path));
+            looks = if is_busy || last != before { 0 } else { looks + 1 };
+            (looks == 60).then_some(())
+        });
         if killed {
             agent.kill();
         } else {
