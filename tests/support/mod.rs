@@ -4,16 +4,18 @@ pub mod agent;
 pub mod http;
 pub mod link;
 pub mod mqtt;
+mod ports;
 pub mod servers;
 
 use std::{
-    net::TcpListener,
     path::Path,
     process::{Child, Command, ExitStatus},
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
+
+pub use ports::free_port;
 
 /// Longest time anything in a test may take to come true.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,7 +70,9 @@ impl Drop for Directory {
     }
 }
 
-/// A TCP port nobody uses right now.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port on loopback").port()
+/// The whole lines of a file that somebody else may be writing; none when it isn't there.
+pub fn whole_lines(file: &Path) -> String {
+    let mut text = std::fs::read_to_string(file).unwrap_or_default();
+    text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+    text
 }

@@ -3,29 +3,31 @@
 //! Shared by the test files, each of which uses a part of it.
 #![allow(dead_code)]
 
+#[path = "../../../tests/support/ports.rs"]
+mod ports;
+
 use std::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
+pub use ports::free_port;
 use tempfile::TempDir;
 use weir_plugin_api::{
     options::{Diagnostics, Item, Node, Place, Section, Table},
     plugin::BuildContext,
 };
 
-/// A TCP port nobody listens on.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("loopback has free ports").local_addr().expect("it is bound").port()
-}
+/// Longest time anything in a test may take to come true.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until `condition` holds, at most ten seconds.
+/// Waits until `condition` holds, at most for [`PATIENCE`].
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(10), "not within ten seconds: {what}");
+        assert!(start.elapsed() < PATIENCE, "still not after {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -59,7 +61,7 @@ pub fn wait_for_port(port: u16, log: &Path) {
     let start = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         let said = || std::fs::read_to_string(log).unwrap_or_default();
-        assert!(start.elapsed() < Duration::from_secs(30), "nothing listens on {port}: {}", said());
+        assert!(start.elapsed() < PATIENCE, "nothing listens on {port}: {}", said());
         std::thread::sleep(Duration::from_millis(5));
     }
 }
