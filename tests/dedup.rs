@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use crate::support::{agent::Agent, eventually, free_port};
+use crate::support::{agent::Agent, eventually, free_port, whole_lines};
 
 const POINTS: u64 = 500;
 const KILLS: u64 = 4;
@@ -72,7 +72,7 @@ fn counts(agent: &Agent, input: &str) -> BTreeMap<String, u64> {
 }
 
 fn arrived(path: &Path) -> BTreeMap<String, u64> {
-    let text = fs::read_to_string(path.join("out.lp")).unwrap_or_default();
+    let text = whole_lines(&path.join("out.lp"));
     let mut times = BTreeMap::new();
     text.lines().filter(|l| !l.starts_with("weir_alert")).for_each(|line| *times.entry(line.to_owned()).or_default() += 1);
     times

@@ -7,6 +7,7 @@ use crate::support::{
     eventually,
     mqtt::Publisher,
     servers::{self, Server},
+    whole_lines,
 };
 
 /// Messages of a round; a window holds fifty of them.
@@ -32,7 +33,7 @@ fn publish(broker: &Server, round: u64) {
 
 /// (count, sum) of each window, by its start.
 fn windows(path: &Path) -> BTreeMap<u64, (u64, u64)> {
-    let text = fs::read_to_string(path.join("out.lp")).unwrap_or_default();
+    let text = whole_lines(&path.join("out.lp"));
     let number = |line: &str, key: &str| -> u64 {
         let rest = line.split(key).nth(1).unwrap_or_default();
         rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|d| d.parse().ok()).unwrap_or(u64::MAX)

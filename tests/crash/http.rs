@@ -2,14 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::{Read, Write},
     net::TcpStream,
     path::Path,
-    time::Duration,
 };
 
-use crate::support::{agent::Agent, eventually, free_port};
+use crate::support::{PATIENCE, agent::Agent, eventually, free_port, whole_lines};
 
 /// Kills of one test.
 const KILLS: u64 = 8;
@@ -23,7 +21,7 @@ fn body(number: u64) -> String {
 /// Sends the request for a body, and of the body itself only so many bytes.
 fn send(port: u16, key: Option<&str>, body: &str, bytes: usize) -> Option<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
     let key = key.map(|key| format!("Idempotency-Key: {key}\r\n")).unwrap_or_default();
     let head =
         format!("POST /api/v2/write?bucket=b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{key}Content-Length: {}\r\n\r\n", body.len());
@@ -47,7 +45,7 @@ fn config(port: u16) -> String {
 
 /// How often each reading of each body arrived, as (body, times): number of readings.
 fn arrived(path: &Path) -> BTreeMap<(String, usize), usize> {
-    let text = fs::read_to_string(path.join("out.lp")).unwrap_or_default();
+    let text = whole_lines(&path.join("out.lp"));
     let mut times = BTreeMap::<&str, usize>::new();
     text.lines().filter(|l| l.starts_with("seq,")).for_each(|line| *times.entry(line).or_default() += 1);
     let mut bodies = BTreeMap::new();

@@ -12,7 +12,7 @@ mod windows;
 
 use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
-use crate::support::{agent::Agent, eventually, mqtt::Publisher};
+use crate::support::{agent::Agent, eventually, mqtt::Publisher, whole_lines};
 
 /// Kills of one test.
 const KILLS: usize = 8;
@@ -40,7 +40,7 @@ fn a_followed_file_reaches_an_output_file_exactly_once_through_kills() {
         append(&path.join("in.lp"), &lines(10.max(kill * step), (kill + 1) * step));
         // Some of it has arrived, the rest is anywhere between the file and the output.
         eventually("results flow", || {
-            let seen = fs::read_to_string(path.join("out.lp")).unwrap_or_default().lines().count() as u64;
+            let seen = whole_lines(&path.join("out.lp")).lines().count() as u64;
             (seen > kill * step + step / 4).then_some(())
         });
         agent.kill();
@@ -48,7 +48,7 @@ fn a_followed_file_reaches_an_output_file_exactly_once_through_kills() {
     }
     let expected: Vec<String> = (0..total).map(|n| format!("n={n}i")).collect();
     let numbers = || -> Vec<String> {
-        let text = fs::read_to_string(path.join("out.lp")).unwrap_or_default();
+        let text = whole_lines(&path.join("out.lp"));
         text.lines().filter_map(|l| l.split(' ').nth(1).map(str::to_owned)).collect()
     };
     eventually("everything has arrived", || (numbers().len() >= expected.len()).then_some(()));
@@ -92,7 +92,7 @@ fn large_messages_over_mqtt_are_counted_once_through_kills_of_the_agent() {
     publisher.publish("s/all", message(total + 100).as_bytes());
     publisher.drain();
     let rows = || -> Vec<String> {
-        let text = fs::read_to_string(path.join("out.lp")).unwrap_or_default();
+        let text = whole_lines(&path.join("out.lp"));
         text.lines().map(str::to_owned).collect()
     };
     eventually("every window has arrived", || (rows().len() as u64 >= total * 3).then_some(()));

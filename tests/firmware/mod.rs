@@ -19,7 +19,7 @@ use self::{
 };
 use crate::support::{
     agent::{Agent, run},
-    eventually,
+    eventually, whole_lines,
 };
 
 /// What has arrived: of each number the times it came with, one per line.
@@ -32,11 +32,10 @@ struct Arrived {
 
 impl Arrived {
     fn read(directory: &Path) -> Self {
-        let text = fs::read_to_string(directory.join("out.lp")).unwrap_or_default();
         let mut arrived = Self::default();
-        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+        for line in whole_lines(&directory.join("out.lp")).lines() {
             arrived.lines += 1;
-            let mut parts = line.trim_end().split(' ');
+            let mut parts = line.split(' ');
             let (series, fields, time) = (parts.next(), parts.next(), parts.next());
             let (Some(series), Some(fields), Some(time)) = (series, fields, time) else { panic!("no point: {line}") };
             let field = |name: &str| fields.split(',').find_map(|f| f.strip_prefix(name)).map(|value| value.trim_matches('"'));

@@ -18,7 +18,7 @@ use std::{
 
 use crate::support::{
     agent::{Agent, run},
-    eventually, free_port,
+    eventually, free_port, whole_lines,
 };
 
 const FOLLOW: &str = "[agent]\nomit_hostname = true\nflush_interval = \"50ms\"\n[[inputs.tail]]\nfiles = [\"in.lp\"]\nfrom_beginning = true\npath_tag = \"\"\n[[outputs.file]]\nfiles = [\"out.lp\"]\n";
@@ -33,7 +33,7 @@ fn append(directory: &std::path::Path, text: &str) {
 }
 
 fn output(directory: &std::path::Path) -> String {
-    fs::read_to_string(directory.join("out.lp")).unwrap_or_default()
+    whole_lines(&directory.join("out.lp"))
 }
 
 #[test]
