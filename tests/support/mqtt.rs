@@ -4,8 +4,9 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    time::Duration,
 };
+
+use super::PATIENCE;
 
 /// Messages on the way to the broker at once.
 const IN_FLIGHT: u64 = 16;
@@ -21,7 +22,7 @@ impl Publisher {
     /// Connects with a clean session.
     pub fn connect(port: u16, id: &str) -> Self {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the broker listens");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("an option");
+        stream.set_read_timeout(Some(PATIENCE)).expect("an option");
         let mut packet = vec![0x10, (12 + id.len()) as u8, 0, 4];
         packet.extend_from_slice(b"MQTT\x04\x02\x00\x00");
         packet.extend_from_slice(&(id.len() as u16).to_be_bytes());
