@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
@@ -148,8 +149,11 @@ impl Relay {
     }
 }
 
+/// `O_NOCTTY` of Linux: the line's end is not to be the end of the tests, where they are run without a terminal.
+const NOCTTY: i32 = 0o400;
+
 fn raw(path: &Path) -> File {
-    let line = OpenOptions::new().read(true).write(true).open(path).expect("the line opens");
+    let line = OpenOptions::new().read(true).write(true).custom_flags(NOCTTY).open(path).expect("the line opens");
     let mut settings = tcgetattr(&line).expect("a terminal");
     settings.make_raw();
     tcsetattr(&line, OptionalActions::Now, &settings).expect("settings");
