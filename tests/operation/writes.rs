@@ -17,8 +17,8 @@ use crate::support::{
 
 /// Syncs a minute.
 const BUDGET: u64 = 6;
-/// A little less than the minute in which the budget holds: what is seen from outside is late.
-const MINUTE: Duration = Duration::from_secs(58);
+/// A little less than the minute in which the budget holds: a sync is begun and over, and counted, somewhat later.
+const MINUTE: Duration = Duration::from_secs(55);
 
 /// Posts a line; how long the answer took.
 pub fn post(port: u16, line: &str) -> Duration {
@@ -33,11 +33,20 @@ pub fn post(port: u16, line: &str) -> Duration {
     start.elapsed()
 }
 
-/// What status says at a moment: syncs, those beyond the budget, whether it binds.
-fn sample(agent: &Agent) -> (Instant, u64, u64, bool) {
+/// What status says between two moments.
+struct Sample {
+    before: Instant,
+    after: Instant,
+    fsyncs: u64,
+    over: u64,
+    bound: bool,
+}
+
+fn sample(agent: &Agent) -> Sample {
+    let before = Instant::now();
     let status = agent.status();
     let of = |name: &str| status["store"][name].as_u64().expect("a number");
-    (Instant::now(), of("fsyncs"), of("over_budget"), of("bound_by_budget") > 0)
+    Sample { before, after: Instant::now(), fsyncs: of("fsyncs"), over: of("over_budget"), bound: of("bound_by_budget") > 0 }
 }
 
 #[test]
@@ -61,30 +70,31 @@ fn a_write_budget_holds_under_load_delays_acknowledgements_loses_nothing_and_let
         publisher.publish("s/a", format!("seq n={sent}i {}", 1_700_000_000_000_000_000 + sent * 50_000_000).as_bytes());
         sent += 1;
         samples.push(sample(&agent));
-        let bound = samples.last().is_some_and(|s| s.3);
-        match samples[0].0.elapsed().as_secs() {
+        let bound = samples.last().is_some_and(|s| s.bound);
+        match samples[0].after.elapsed().as_secs() {
             5.. if alerted.is_none() && bound => alerted = Some(post(port, "boiler temperature=99 1700000000000000000\n")),
             8.. if patient.is_none() && bound => {
                 patient = Some(std::thread::spawn(move || post(port, "other v=1 1700000001000000000\n")));
             }
-            100.. => panic!("the budget never gives way: {:?}\n{}", samples.last(), agent.log()),
+            150.. => panic!("the budget never gives way: {}\n{}", agent.status(), agent.log()),
             _ => std::thread::park_timeout(Duration::from_millis(50)),
         }
     }
     publisher.drain();
-    for (at, (from, fsyncs, over, _)) in samples.iter().enumerate() {
-        let within = samples[at..].iter().take_while(|s| s.0 - *from <= MINUTE).last().expect("itself");
-        let allowed = BUDGET + within.2 - over;
-        assert!(within.1 - fsyncs <= allowed, "{} syncs in {:?}, {allowed} allowed", within.1 - fsyncs, within.0 - *from);
+    for (at, from) in samples.iter().enumerate() {
+        // Both were said within this time for certain, however slow the answers were.
+        let Some(to) = samples[at..].iter().take_while(|s| s.after - from.before <= MINUTE).last() else { continue };
+        let (syncs, allowed) = (to.fsyncs - from.fsyncs, BUDGET + to.over - from.over);
+        assert!(syncs <= allowed, "{syncs} syncs in {:?}, {allowed} allowed", to.after - from.before);
     }
     let waited = patient.and_then(|p| p.join().ok()).expect("an answer");
     assert!(waited > Duration::from_secs(10), "it had to wait for the budget: {waited:?}");
     let alerted = alerted.expect("an alert");
-    assert!(alerted < Duration::from_secs(5), "an alert does not wait: {alerted:?}");
-    assert!(samples.last().is_some_and(|s| s.2 >= 1), "and is counted: {:?}", samples.last());
+    assert!(alerted < waited / 2, "an alert does not wait: {alerted:?}, others {waited:?}");
+    assert!(samples.last().is_some_and(|s| s.over >= 1), "and is counted: {}", agent.status());
 
     let shown = String::from_utf8(run(path, &["status", "--socket", "control.sock"], b"").stdout).expect("text");
-    assert!(shown.contains("\nwritten ") && shown.contains("years left at the rate of the last 1 min"), "{shown}");
+    assert!(shown.contains("\nwritten ") && shown.contains("years left at the rate of the last "), "{shown}");
     let bound = eventually("it is bound again", || {
         publisher.publish("s/a", format!("seq n={sent}i {}", 1_700_000_000_000_000_000 + sent * 50_000_000).as_bytes());
         sent += 1;
