@@ -15,15 +15,21 @@ use crate::support::{agent::Agent, eventually};
 /// `O_NONBLOCK` of Linux.
 const NONBLOCK: i32 = 0o4000;
 /// What the service manager waits for before it starts the agent anew.
-const LIMIT: Duration = Duration::from_secs(1);
+const LIMIT: Duration = Duration::from_secs(2);
 
-/// Whether it is told that the agent lives, within twice that.
+/// Waits until it is told that the agent lives, for as long as a busy machine may take for that.
+fn lives(manager: &UnixDatagram) {
+    eventually("it is told that it lives", || is_fed(manager).then_some(()));
+}
+
+/// Whether it is told that the agent lives, within twice the limit.
 fn is_fed(manager: &UnixDatagram) -> bool {
     let mut said = [0; 256];
     loop {
         match manager.recv(&mut said) {
             Ok(len) if said[..len].starts_with(b"WATCHDOG=1") => return true,
             Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => {
                 assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
                 return false;
@@ -51,7 +57,8 @@ fn the_watchdog_is_not_fed_while_inputs_and_outputs_hang() {
     let directory = folder();
     let path = directory.path();
     let (agent, manager, mut far) = start(path);
-    assert!(is_fed(&manager) && is_fed(&manager), "it lives");
+    lives(&manager);
+    lives(&manager);
 
     // Nobody reads its log any more: the next line that is written there, of a reload, hangs whoever writes it.
     let mut near = fs::File::options().write(true).custom_flags(NONBLOCK).open(path.join("log.pipe")).expect("the pipe opens");
@@ -68,6 +75,6 @@ fn the_watchdog_is_not_fed_while_inputs_and_outputs_hang() {
     let mut text = vec![0; filled];
     far.read_exact(&mut text).expect("the log is read again");
     eventually("it goes on", || output(path).contains("v=1").then_some(()));
-    assert!(is_fed(&manager), "it lives");
+    lives(&manager);
     drop(far);
 }
