@@ -5,10 +5,9 @@
 use std::{
     io::Write,
     process::{Command, Output, Stdio},
-    time::Duration,
 };
 
-use support::{build, eventually, free_port, text, texts};
+use support::{PATIENCE, build, eventually, free_port, text, texts};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     task::JoinHandle,
@@ -60,7 +59,7 @@ impl Running {
 
     async fn curl(&mut self, path: &str, arguments: &[&str]) -> String {
         let mut curl = Command::new("curl");
-        curl.args(["-s", "-S", "--max-time", "8", "-w", "%{http_code}", "--data-binary", "m v=1 1"]).args(arguments);
+        curl.args(["-s", "-S", "--max-time", "60", "-w", "%{http_code}", "--data-binary", "m v=1 1"]).args(arguments);
         curl.arg(format!("https://localhost:{}{path}", self.port)).args(["--resolve", &format!("localhost:{}:127.0.0.1", self.port)]);
         let output = self.output(curl).await;
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
@@ -91,7 +90,7 @@ async fn http_listeners_speak_tls_and_may_ask_for_the_clients_certificate() {
         let stranger = running.curl(path, &[]).await;
         assert!(stranger.starts_with("000"), "the client trusts nobody it does not know: {stranger}");
         let mut plain = Command::new("curl");
-        plain.args(["-s", "--max-time", "8", "-w", "%{http_code}", &format!("http://127.0.0.1:{}{path}", running.port)]);
+        plain.args(["-s", "--max-time", "60", "-w", "%{http_code}", &format!("http://127.0.0.1:{}{path}", running.port)]);
         assert_eq!(running.output(plain).await.stdout, b"000", "nothing is said without TLS");
         assert_eq!(running.finish().await, ["m v=1 1"]);
         let options = [pair(), vec![("tls_allowed_cacerts", texts(&[&cert]))]].concat();
@@ -135,7 +134,7 @@ async fn a_socket_listener_reads_lines_over_tls() {
     let mut plain = tokio::net::TcpStream::connect(("127.0.0.1", running.port)).await.unwrap();
     plain.write_all(b"9\n9\n").await.unwrap();
     let mut answer = Vec::new();
-    let closed = tokio::time::timeout(Duration::from_secs(8), plain.read_to_end(&mut answer)).await;
+    let closed = tokio::time::timeout(PATIENCE, plain.read_to_end(&mut answer)).await;
     assert!(closed.is_ok(), "it is left open");
     Write::write_all(&mut stdin, b"3.5\n").unwrap();
     eventually("the third", || {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{Mosquitto, build, eventually, text, texts};
+use support::{Mosquitto, PATIENCE, build, eventually, text, texts};
 use tokio::task::JoinHandle;
 use weir_plugin_api::{
     Position, Resume,
@@ -565,7 +565,7 @@ async fn a_broker_that_says_nonsense_is_left_and_tried_again() {
     let running = Running::start(options, Resume::default());
     for nonsense in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b"\x20\xff\xff\xff\xff\xff", b"\x30\x00", b"\x00"] {
         use tokio::io::AsyncWriteExt;
-        let (mut stream, _) = tokio::time::timeout(Duration::from_secs(20), listener.accept()).await.unwrap().unwrap();
+        let (mut stream, _) = tokio::time::timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
         stream.write_all(nonsense).await.unwrap();
     }
     running.stop().await;

@@ -223,7 +223,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), set_again).await.expect("it is set again, also after it could not be");
+        tokio::time::timeout(Duration::from_secs(60), set_again).await.expect("it is set again, also after it could not be");
         assert!(levels.lock().expect("not poisoned").iter().all(|on| *on));
         end.request();
         assert!(running.await.is_ok());

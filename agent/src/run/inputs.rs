@@ -197,7 +197,7 @@ mod tests {
         };
         tokio::select! {
             outcome = gather_watched(&mut input, &mut context, Duration::from_millis(5)) => panic!("it ended: {outcome:?}"),
-            outcome = tokio::time::timeout(Duration::from_secs(20), told) => outcome.expect("it is told of"),
+            outcome = tokio::time::timeout(Duration::from_secs(60), told) => outcome.expect("it is told of"),
         }
         assert_eq!(health.failures(), 1);
     }

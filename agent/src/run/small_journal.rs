@@ -35,7 +35,7 @@ use crate::sys::clock::SystemClock;
 /// Four files of 16 KiB.
 const JOURNAL: u64 = 64 * 1024;
 /// Longest wait for anything.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Files that a death leaves as they are: after so many writes nothing happens to them any more.
 #[derive(Clone)]

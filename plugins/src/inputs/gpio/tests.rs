@@ -44,6 +44,9 @@ fn start(script: &Script, lines: Vec<Line>, every: Duration) -> Running {
     Running { receiver, stop, task, lines: Vec::new() }
 }
 
+/// Longest time anything may take to come true.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 impl Running {
     async fn until(&mut self, mut is: impl FnMut(&Self) -> bool) {
         let began = Instant::now();
@@ -52,14 +55,14 @@ impl Running {
             if is(self) {
                 return;
             }
-            assert!(began.elapsed() < Duration::from_secs(10), "waited too long: {:?}", self.lines);
+            assert!(began.elapsed() < PATIENCE, "waited too long: {:?}", self.lines);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
     async fn end(mut self) -> Vec<String> {
         self.stop.request();
-        assert!(tokio::time::timeout(Duration::from_secs(10), &mut self.task).await.unwrap().unwrap());
+        assert!(tokio::time::timeout(PATIENCE, &mut self.task).await.unwrap().unwrap());
         self.lines.extend(self.receiver.take());
         self.lines
     }
@@ -87,7 +90,7 @@ async fn an_edge_has_the_time_the_kernel_saw_it() {
     script.change(|world| world.edges.push_back(edge(17, true, 4_000_000, 1)));
     let mut time = None;
     let began = Instant::now();
-    while time.is_none() && began.elapsed() < Duration::from_secs(10) {
+    while time.is_none() && began.elapsed() < PATIENCE {
         tokio::task::yield_now().await;
         time = running.receiver.ring.try_recv().map(|batch| batch.cells[0].time);
     }

@@ -98,6 +98,9 @@ fn pieces(rule: Rule) -> Reading {
     Reading::pieces(Splitter::new(rule, 64), Box::new(Texts), Duration::from_millis(20), false)
 }
 
+/// Longest time anything may take to come true.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 impl Running {
     /// Waits for that many more points.
     async fn points(&mut self, count: usize) -> Vec<String> {
@@ -113,14 +116,14 @@ impl Running {
     async fn end(self) {
         self.stop.request();
         self.drained.request();
-        assert!(tokio::time::timeout(Duration::from_secs(10), self.task).await.unwrap().unwrap());
+        assert!(tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap());
     }
 }
 
 async fn until(mut is: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is() {
-        assert!(began.elapsed() < Duration::from_secs(10), "waited too long");
+        assert!(began.elapsed() < PATIENCE, "waited too long");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

@@ -67,6 +67,9 @@ impl Rig {
     }
 }
 
+/// Longest time anything may take to come true.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Waits until `count` lines came.
 async fn lines(receiver: &mut Receiver, count: usize) -> Vec<String> {
     let mut lines = Vec::new();
@@ -76,7 +79,7 @@ async fn lines(receiver: &mut Receiver, count: usize) -> Vec<String> {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), come).await.unwrap_or_else(|_| panic!("the lines did not come"));
+    tokio::time::timeout(PATIENCE, come).await.unwrap_or_else(|_| panic!("the lines did not come"));
     lines
 }
 
@@ -88,7 +91,7 @@ async fn position(receiver: &mut Receiver) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), come).await.unwrap_or_else(|_| panic!("no position came"));
+    tokio::time::timeout(PATIENCE, come).await.unwrap_or_else(|_| panic!("no position came"));
 }
 
 #[tokio::test]

@@ -270,7 +270,7 @@ impl Influxd {
         let influxd = Self { child, url: format!("http://{http}"), _directory: directory };
         let begun = Instant::now();
         while influxd.query("SHOW DATABASES").await.is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "influxd did not start");
+            assert!(begun.elapsed() < Duration::from_secs(60), "influxd did not start");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         influxd
