@@ -151,7 +151,7 @@ fn check(agent: &Agent) -> Value {
     let status = agent.status();
     assert_eq!(status["residues"].as_array().map(Vec::len), Some(0), "the ledger balances: {status}");
     let file = output(&status, "file");
-    for lost in ["expired_disk", "expired_bytes", "expired_age", "rejected"] {
+    for lost in ["expired_disk", "expired_bytes", "expired_age", "lost_outbox", "rejected"] {
         assert_eq!(file[lost], 0, "{lost} of the file: {status}");
     }
     assert_eq!(status["storage_failed"], Value::Null, "{}", agent.log());

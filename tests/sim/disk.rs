@@ -6,7 +6,10 @@ use weir_engine::core::{self, Effect, Event};
 use weir_plugin_api::Identity;
 use weir_store::{Store, StoreError};
 
-use super::files::MortalFiles;
+use super::{
+    files::MortalFiles,
+    plan::{Bug, Plan},
+};
 
 /// What the disk has to do still.
 #[derive(Default)]
@@ -23,6 +26,10 @@ pub struct Disk {
     full: VecDeque<Effect>,
     /// Says that a block is durable before it is: a planted bug.
     hasty: bool,
+    /// Says that cursors are saved, and saves them when what that allows is done: a planted bug.
+    tardy: bool,
+    /// What it has not saved yet, and whether what that allows is done.
+    unsaved: Option<(u64, Vec<u8>, bool)>,
     /// The last record whose block is synced, or in a checkpoint.
     pub synced: u64,
     /// The last one whose block is written.
@@ -39,8 +46,10 @@ pub struct Disk {
 
 impl Disk {
     /// Nothing to do yet.
-    pub fn new(hasty: bool, records: u64) -> Self {
-        Self { hasty, synced: records, last_written: records, ..Self::default() }
+    pub fn new(plan: Plan, records: u64) -> Self {
+        let hasty = matches!(plan.bug, Some(Bug::AcknowledgedEarly | Bug::ReleasedEarly));
+        let tardy = plan.bug == Some(Bug::CursorsSavedLate);
+        Self { hasty, tardy, synced: records, last_written: records, ..Self::default() }
     }
 
     /// Says how often the disk was synced beyond the commits, from now on: what opening took is no matter of the write budget.
@@ -72,7 +81,7 @@ impl Disk {
 
     /// Whether nothing is left to do.
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && !self.unsynced && !self.stuck
+        self.queue.is_empty() && !self.unsynced && !self.stuck && self.unsaved.as_ref().is_none_or(|(.., freed)| !freed)
     }
 
     /// Performs one effect, or the sync that is owed.
@@ -96,6 +105,10 @@ impl Disk {
                 }
                 Err(error) => Event::StorageFailed { reason: error.to_string() },
             });
+            return;
+        }
+        if let Some((checkpoint, bytes, _)) = self.unsaved.take_if(|(.., freed)| *freed) {
+            let _ = store.save_cursors(checkpoint, &bytes);
             return;
         }
         match self.queue.pop_front() {
@@ -125,6 +138,10 @@ impl Disk {
                     Err(error) => Event::OutboxUnread { output, lane, place, reason: error.with_causes() },
                 });
             }
+            Some(Effect::SaveCursors { checkpoint, bytes }) if self.tardy => {
+                self.unsaved = Some((checkpoint, bytes, false));
+                inbox.push_back(Event::CursorsSaved);
+            }
             Some(Effect::SaveCursors { checkpoint, bytes }) => inbox.push_back(match store.save_cursors(checkpoint, &bytes) {
                 Ok(()) => Event::CursorsSaved,
                 Err(error) => Event::CursorsUnsaved { reason: error.with_causes() },
@@ -132,6 +149,7 @@ impl Disk {
             Some(Effect::FreeOutbox { below }) => {
                 // What could not be removed is removed with the next checkpoint.
                 let _ = store.free_outbox(below);
+                self.unsaved.iter_mut().for_each(|(.., freed)| *freed = true);
             }
             _ => {}
         }

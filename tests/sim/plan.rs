@@ -73,6 +73,8 @@ pub enum Bug {
     FloorsForgotten,
     /// A destination that has results of a record that was lost takes others of its number for them.
     LostLifeBelieved,
+    /// A full disk's segments are removed before it is saved how far outputs have come.
+    CursorsSavedLate,
 }
 
 /// Which faults occur, next to crashes.
@@ -292,6 +294,7 @@ impl Plan {
             Bug::OutboxForgotten => Self { stateless: true, knowing: false, batches: 120, ..plain },
             Bug::FloorsForgotten => Self { stateless: true, knowing: false, batches: 120, ..plain },
             Bug::LostLifeBelieved => Self { telling: true, knowing: true, durability: Durability::None, ..plain },
+            Bug::CursorsSavedLate => Self { trouble: Trouble::DiskFull, batches: 120, ..plain },
             Bug::SyncsUntold => Self { thrifty: true, calm: true, ..plain },
             _ => plain,
         }

@@ -146,6 +146,11 @@ fn a_destination_that_believes_in_a_lost_life_is_found() {
 }
 
 #[test]
+fn segments_freed_before_the_cursors_are_saved_are_found() {
+    found(Bug::CursorsSavedLate);
+}
+
+#[test]
 fn a_dedup_that_forgets_with_a_restart_is_found() {
     found(Bug::SeenForgotten);
 }

@@ -24,7 +24,7 @@ use super::{
     naive::check_transitions,
     oracle::{Above, Place, check_replacements, content},
     plan::{Bug, Trouble},
-    simulator::{self, Simulator, is_hasty},
+    simulator::{self, Simulator},
     world::{self, INPUTS, MS},
 };
 
@@ -302,7 +302,7 @@ impl Simulator {
         if !has_state && self.plan.thins {
             self.forget_settled();
         }
-        self.disk = Disk::new(is_hasty(self.plan), self.core.ledger().records).telling(self.tells_syncs(), &self.store);
+        self.disk = Disk::new(self.plan, self.core.ledger().records).telling(self.tells_syncs(), &self.store);
         self.budget = Budget::default();
         let records = self.core.ledger().records;
         let believed = self.plan.bug == Some(Bug::LostLifeBelieved);
@@ -335,7 +335,7 @@ impl Simulator {
             Record::Delivered { output, counts, .. } | Record::Expired { output, counts, .. } => {
                 let c = counts;
                 settled[order.sink(*output)] +=
-                    c.delivered + c.rejected + c.expired_age + c.expired_bytes + c.expired_disk + c.expired_stale;
+                    c.delivered + c.rejected + c.expired_age + c.expired_bytes + c.expired_disk + c.expired_stale + c.lost_outbox;
             }
             Record::Thinned { points, .. } => points.iter().for_each(|(output, points)| settled[order.sink(*output)] += points),
             _ => {}
@@ -537,12 +537,10 @@ impl Simulator {
         for (index, line) in ledger.outputs.iter().enumerate() {
             let output = self.order.sink(index as u16);
             self.seen.thinned += line.expired_downsampled;
-            let expired = line.expired_bytes + line.expired_age + line.expired_disk + line.expired_downsampled;
+            let expired = line.given_up() - line.expired_stale + line.lost_outbox;
             self.seen.expired += expired;
+            self.seen.lost += line.lost_outbox;
             self.seen.repeated += self.sinks[output].repeated;
-            if expired > 0 && !self.plan.may_give_up() {
-                return Err(format!("output {output} lost {expired} points: {line:#?}"));
-            }
             if line.waiting() > 0 && !self.unbalanced {
                 return Err(format!("output {output} is offered nothing of what waits for it: {line:#?}"));
             }
@@ -571,6 +569,32 @@ impl Simulator {
             let bit = 1u64 << output;
             let wanted = results.iter().filter(|(_, r)| r.1 & bit != 0).map(|(p, r)| (*p, r.0.as_str())).collect();
             self.compare_output(output, &wanted, u64::MAX)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is missing that nobody gave up, as long as the disk keeps what was synced; and results are given up for a reason alone that there
+    /// is.
+    ///
+    /// # Errors
+    /// The first output that lost something else.
+    pub fn check_given_up(&mut self, ledger: &Ledger) -> Result<(), String> {
+        self.failed |= ledger.storage_failed.is_some();
+        let plan = &self.plan;
+        let may_lose = plan.rots() || self.unread;
+        // A dead disk takes nothing more, and memory has its bound.
+        let may_fill = plan.bounded || plan.thins || self.failed;
+        for line in &ledger.outputs {
+            let unfounded = [
+                ("lost_outbox", line.lost_outbox, may_lose),
+                ("expired_disk", line.expired_disk, plan.trouble == Trouble::DiskFull),
+                ("expired_bytes", line.expired_bytes, may_fill),
+                ("expired_age", line.expired_age, plan.bounded),
+                ("expired_downsampled", line.expired_downsampled, plan.thins),
+            ];
+            if let Some((reason, points, _)) = unfounded.into_iter().find(|(_, points, may)| *points > 0 && !may) {
+                return Err(format!("output {} has {points} points {reason}, for no reason: {line:?}", line.name));
+            }
         }
         Ok(())
     }

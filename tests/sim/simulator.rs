@@ -56,8 +56,10 @@ pub struct Seen {
     pub failures: u64,
     /// Times the store said that something is gone.
     pub damages: u64,
-    /// Points that were given up.
+    /// Points that were given up or lost.
     pub expired: u64,
+    /// Of these, lost with a block of the outbox.
+    pub lost: u64,
     /// Results that were compared.
     pub results: u64,
     /// Edits of the configuration.
@@ -99,6 +101,7 @@ impl std::ops::AddAssign for Seen {
         self.failures += more.failures;
         self.damages += more.damages;
         self.expired += more.expired;
+        self.lost += more.lost;
         self.results += more.results;
         self.edits += more.edits;
         self.levels += more.levels;
@@ -150,11 +153,6 @@ impl Clock {
             _ => (self.shift, self.quality) = (0, [ClockQuality::Rtc, ClockQuality::Synced][random.below(2) as usize]),
         }
     }
-}
-
-/// Whether blocks count before they are durable.
-pub fn is_hasty(plan: Plan) -> bool {
-    matches!(plan.bug, Some(Bug::AcknowledgedEarly | Bug::ReleasedEarly))
 }
 
 /// What is behind an output. The first one may know where it stands, or the first two, or these are cut back to what they are told.
@@ -224,6 +222,10 @@ pub struct Simulator {
     pub injury_blocks: usize,
     /// Blocks of the journal that went with them: named ones, and promised ones at the end that nothing names.
     pub lost: (usize, usize),
+    /// A block of the outbox could not be read for so long that it was given up.
+    pub unread: bool,
+    /// The disk was given up once.
+    pub failed: bool,
     /// Records are lost from the middle of the journal: the ledger can't know what was routed.
     pub unbalanced: bool,
     pub seen: Seen,
@@ -266,7 +268,7 @@ impl Simulator {
             order: Order::first(&spec),
             files,
             store,
-            disk: Disk::new(is_hasty(plan), 0),
+            disk: Disk::new(plan, 0),
             budget: Budget::default(),
             inbox: VecDeque::new(),
             clock,
@@ -295,11 +297,13 @@ impl Simulator {
             injuries: 0,
             injury_blocks: 0,
             lost: (0, 0),
+            unread: false,
+            failed: false,
             unbalanced: false,
             seen: Seen::default(),
             spec,
         };
-        simulator.disk = Disk::new(is_hasty(plan), 0).telling(simulator.tells_syncs(), &simulator.store);
+        simulator.disk = Disk::new(plan, 0).telling(simulator.tells_syncs(), &simulator.store);
         let mut effects = Vec::new();
         simulator.core.start(simulator.now(), &mut effects);
         if let Death::At(effect) = plan.death {
@@ -443,6 +447,8 @@ impl Simulator {
         self.note_syncs(beyond, &effects)?;
         let ledger = self.core.ledger();
         self.trace(|| format!("{:>5} {what}", ledger.records));
+        self.unread |= effects.iter().any(|e| matches!(e, Effect::Log { message, .. } if message.contains("can't be read, given up")));
+        self.check_given_up(&ledger)?;
         let residues = ledger.residues();
         // Deliveries of results whose cause is lost settle what was never routed.
         if !residues.is_empty() && !self.unbalanced {

@@ -164,4 +164,6 @@ pub struct DeliveryCounts {
     pub expired_disk: u64,
     /// Given up: an edge action past `expires_after`.
     pub expired_stale: u64,
+    /// Lost: their block of the outbox is damaged or missing, and nobody had given it up.
+    pub lost_outbox: u64,
 }

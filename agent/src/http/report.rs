@@ -100,6 +100,7 @@ impl Report {
                 ("expired_disk", o.expired_disk),
                 ("expired_stale", o.expired_stale),
                 ("expired_downsampled", o.expired_downsampled),
+                ("lost_outbox", o.lost_outbox),
                 ("waiting_memory", o.waiting_memory),
                 ("waiting_disk", o.waiting_disk),
                 ("in_flight", o.in_flight),

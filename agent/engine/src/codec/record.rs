@@ -29,6 +29,9 @@ const CLOCK_OF_BOOT: u8 = 8;
 const CONFIG: u8 = 9;
 const THINNED: u8 = 10;
 const FLOORS: u8 = 11;
+/// [`DELIVERED`] and [`EXPIRED`] with results among them that were lost: what has none of those is written as before there was that count.
+const DELIVERED_AND_LOST: u8 = 12;
+const EXPIRED_AND_LOST: u8 = 13;
 
 /// Indexes within the open block, by id of the engine's table; valid when the stamp is the block's.
 #[derive(Default)]
@@ -99,7 +102,9 @@ impl BlockBuilder {
             Record::Clock { .. } => CLOCK_OF_BOOT,
             Record::Config { .. } => CONFIG,
             Record::Finish => FINISH,
+            Record::Delivered { counts, .. } if counts.lost_outbox > 0 => DELIVERED_AND_LOST,
             Record::Delivered { .. } => DELIVERED,
+            Record::Expired { counts, .. } if counts.lost_outbox > 0 => EXPIRED_AND_LOST,
             Record::Expired { .. } => EXPIRED,
             Record::Condition { .. } => CONDITION,
             Record::Thinned { .. } => THINNED,
@@ -123,7 +128,7 @@ impl BlockBuilder {
                 self.body.push(*lane as u8);
                 put_u64(&mut self.body, upto.record);
                 put_u64(&mut self.body, u64::from(upto.ordinal));
-                delivery_values(counts).into_iter().for_each(|v| put_u64(&mut self.body, v));
+                put_delivery_counts(&mut self.body, counts);
                 put_u64(&mut self.body, *token);
             }
             Record::Expired { output, lane, after, upto, counts } => {
@@ -133,7 +138,7 @@ impl BlockBuilder {
                     put_u64(&mut self.body, identity.record);
                     put_u64(&mut self.body, u64::from(identity.ordinal));
                 }
-                delivery_values(counts).into_iter().for_each(|v| put_u64(&mut self.body, v));
+                put_delivery_counts(&mut self.body, counts);
             }
             Record::Thinned { kept, points } => {
                 put_kept(&mut self.body, kept);
@@ -272,26 +277,20 @@ pub fn decode(
                 let length = reader.count()?;
                 emit(&Record::Config { spec: reader.take(length)? });
             }
-            DELIVERED => {
+            DELIVERED | DELIVERED_AND_LOST => {
                 let output = output_id(reader.u64()?);
                 let lane = if reader.u8()? == 0 { Lane::Alerts } else { Lane::Results };
                 let upto = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
-                let mut values = [0; 7];
-                for value in &mut values {
-                    *value = reader.u64()?;
-                }
-                emit(&Record::Delivered { output, lane, upto, counts: delivery_counts(values), token: reader.u64()? });
+                let counts = read_delivery_counts(&mut reader, tag == DELIVERED_AND_LOST)?;
+                emit(&Record::Delivered { output, lane, upto, counts, token: reader.u64()? });
             }
-            EXPIRED => {
+            EXPIRED | EXPIRED_AND_LOST => {
                 let output = output_id(reader.u64()?);
                 let lane = if reader.u8()? == 0 { Lane::Alerts } else { Lane::Results };
                 let after = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
                 let upto = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
-                let mut values = [0; 7];
-                for value in &mut values {
-                    *value = reader.u64()?;
-                }
-                emit(&Record::Expired { output, lane, after, upto, counts: delivery_counts(values) });
+                let counts = read_delivery_counts(&mut reader, tag == EXPIRED_AND_LOST)?;
+                emit(&Record::Expired { output, lane, after, upto, counts });
             }
             CONDITION => {
                 let condition = condition(reader.u8()?)?;
@@ -399,15 +398,28 @@ pub fn condition(raw: u8) -> Result<Condition, Damaged> {
     Condition::ALL.get(usize::from(raw)).copied().ok_or(Damaged("an unknown condition"))
 }
 
-/// Counts in the order of the format.
-pub fn delivery_values(c: &DeliveryCounts) -> [u64; 7] {
-    [c.delivered, c.collapsed, c.rejected, c.expired_age, c.expired_bytes, c.expired_disk, c.expired_stale]
+/// Counts in the order of the format; what was lost comes last and is written where there is some.
+pub fn delivery_values(c: &DeliveryCounts) -> [u64; 8] {
+    [c.delivered, c.collapsed, c.rejected, c.expired_age, c.expired_bytes, c.expired_disk, c.expired_stale, c.lost_outbox]
 }
 
 /// The reverse of [`delivery_values`].
-pub fn delivery_counts(values: [u64; 7]) -> DeliveryCounts {
-    let [delivered, collapsed, rejected, expired_age, expired_bytes, expired_disk, expired_stale] = values;
-    DeliveryCounts { delivered, collapsed, rejected, expired_age, expired_bytes, expired_disk, expired_stale }
+pub fn delivery_counts(values: [u64; 8]) -> DeliveryCounts {
+    let [delivered, collapsed, rejected, expired_age, expired_bytes, expired_disk, expired_stale, lost_outbox] = values;
+    DeliveryCounts { delivered, collapsed, rejected, expired_age, expired_bytes, expired_disk, expired_stale, lost_outbox }
+}
+
+fn put_delivery_counts(out: &mut Vec<u8>, counts: &DeliveryCounts) {
+    let written = if counts.lost_outbox > 0 { 8 } else { 7 };
+    delivery_values(counts).into_iter().take(written).for_each(|value| put_u64(out, value));
+}
+
+fn read_delivery_counts(reader: &mut Reader<'_>, lost: bool) -> Result<DeliveryCounts, Damaged> {
+    let mut values = [0; 8];
+    for value in values.iter_mut().take(if lost { 8 } else { 7 }) {
+        *value = reader.u64()?;
+    }
+    Ok(delivery_counts(values))
 }
 
 /// Appends what stays of a block: runs of ordinals, each with its record as the difference to the one before.

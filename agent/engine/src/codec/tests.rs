@@ -337,3 +337,16 @@ fn a_clock_written_before_boots_had_numbers_is_of_an_unknown_one() {
     bytes[tag] = 3;
     assert!(read(&meta, &bytes).unwrap()[0].ends_with("Clock { offset: 9, quality: Synced, boot: 0 }"));
 }
+
+#[test]
+fn what_was_lost_comes_back_beside_what_was_given_up() {
+    let (after, upto) = (Identity { record: 2, ordinal: 1 }, Identity { record: 5, ordinal: 0 });
+    let counts = DeliveryCounts { expired_disk: 3, lost_outbox: 2, ..DeliveryCounts::default() };
+    let mut builder = BlockBuilder::default();
+    builder.push(7, Stamp::default(), &Record::Expired { output: 0, lane: Lane::Alerts, after, upto, counts });
+    builder.push(8, Stamp::default(), &Record::Delivered { output: 0, lane: Lane::Results, upto, counts, token: 77 });
+    let (meta, bytes) = builder.seal(&table(), &["in"], &["out"]);
+    let records = read(&meta, &bytes).unwrap();
+    assert!(records.iter().all(|r| r.contains("expired_disk: 3") && r.contains("lost_outbox: 2")), "{records:?}");
+    assert!(records[0].contains("Expired") && records[1].contains("token: 77"), "{records:?}");
+}

@@ -101,10 +101,10 @@ impl Core {
         self.operators.is_active(Condition::OutboxDropping, &self.spec.outputs[index].name)
     }
 
-    /// Points of an output given up so far. An edge action's that went stale are not among them: that is how those are meant.
+    /// Points of an output given up or lost so far. An edge action's that went stale are not among them: that is how those are meant.
     fn given_up(&self, index: usize) -> u64 {
         let line = &self.lines[index];
-        line.expired_age + line.expired_bytes + line.expired_disk + line.expired_downsampled
+        line.given_up() - line.expired_stale + line.lost_outbox
     }
 
     /// Shows one of the fields refused for their type, at most once a minute.

@@ -44,6 +44,7 @@ impl Told {
             expired_age: take(&mut settled.expired_age),
             expired_bytes: take(&mut settled.expired_bytes),
             expired_disk: take(&mut settled.expired_disk),
+            lost_outbox: take(&mut settled.lost_outbox),
             collapsed: 0,
         };
         counts.collapsed = settled.collapsed.min(counts.delivered);
@@ -54,9 +55,21 @@ impl Told {
     }
 }
 
-fn totals(line: &OutputLine) -> [u64; 7] {
-    let OutputLine { delivered, collapsed, rejected, expired_age, expired_bytes, expired_disk, expired_stale, .. } = *line;
-    delivery_values(&DeliveryCounts { delivered, collapsed, rejected, expired_age, expired_bytes, expired_disk, expired_stale })
+/// Sums of an output that are written for each, in their order; what was lost is a list behind them, where there is any.
+const SUMS: usize = 7;
+
+fn totals(line: &OutputLine) -> [u64; SUMS + 1] {
+    let OutputLine { delivered, collapsed, rejected, expired_age, expired_bytes, expired_disk, expired_stale, lost_outbox, .. } = *line;
+    delivery_values(&DeliveryCounts {
+        delivered,
+        collapsed,
+        rejected,
+        expired_age,
+        expired_bytes,
+        expired_disk,
+        expired_stale,
+        lost_outbox,
+    })
 }
 
 impl Core {
@@ -104,7 +117,10 @@ impl Core {
                 put_u64(&mut out, u64::from(done.ordinal));
             }
             put_u64(&mut out, self.tokens[index]);
-            totals(&self.lines[index]).into_iter().for_each(|total| put_u64(&mut out, total));
+            totals(&self.lines[index]).into_iter().take(SUMS).for_each(|total| put_u64(&mut out, total));
+        }
+        if self.lines.iter().any(|line| line.lost_outbox > 0) {
+            self.lines.iter().for_each(|line| put_u64(&mut out, line.lost_outbox));
         }
         out
     }
@@ -125,11 +141,16 @@ impl Core {
             let alerts = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
             let results = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
             let resume = OutputResume { alerts, results, token: reader.u64()?, ..OutputResume::default() };
-            let mut totals = [0; 7];
-            for total in &mut totals {
+            let mut totals = [0; SUMS + 1];
+            for total in totals.iter_mut().take(SUMS) {
                 *total = reader.u64()?;
             }
             found.push((name, resume, totals));
+        }
+        if reader.left() > 0 {
+            for (.., totals) in &mut found {
+                totals[SUMS] = reader.u64()?;
+            }
         }
         let mut stale = false;
         for (name, resume, saved) in found {

@@ -113,14 +113,14 @@ impl Core {
         });
         // For every output at once: it is one block, counted once, and who has not read it yet need not try.
         for other in 0..stored.counts.len() as u16 {
-            let expired = |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() };
+            let lost = |points| DeliveryCounts { lost_outbox: points, ..DeliveryCounts::default() };
             let points = u64::from(stored.counts[usize::from(other)]);
             let ahead = self.waiting.lane(lane).cursors[usize::from(other)].sent < stored.first;
             if other == output || !ahead {
-                self.expire(now, other, lane, stored, expired);
+                self.expire(now, other, lane, stored, lost);
             } else if points > 0 {
                 // What it has not read in front of the block is whole.
-                let (after, upto, counts) = (before(stored.first), stored.last, expired(points));
+                let (after, upto, counts) = (before(stored.first), stored.last, lost(points));
                 self.record(now, &Record::Expired { output: other, lane, after, upto, counts });
             }
         }
@@ -208,7 +208,7 @@ impl Core {
                 };
                 if points > 0 {
                     missed += points;
-                    let counts = DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() };
+                    let counts = DeliveryCounts { lost_outbox: points, ..DeliveryCounts::default() };
                     let after = sent.max(before(stored.first));
                     self.record(now, &Record::Expired { output, lane, after, upto: stored.last, counts });
                 }

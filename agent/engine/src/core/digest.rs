@@ -31,6 +31,9 @@ impl Core {
             let given_up = [line.expired_age, line.expired_bytes, line.expired_disk, line.expired_stale];
             let counts = [line.routed, line.delivered, line.collapsed, line.rejected];
             counts.into_iter().chain(given_up).for_each(|count| put_u64(&mut out, count));
+            if line.lost_outbox > 0 {
+                put_u64(&mut out, line.lost_outbox);
+            }
         }
         self.operators.snapshot_without_moments(&self.table, &mut out);
         hash_bytes(&out)

@@ -54,6 +54,8 @@ pub struct OutputLine {
     pub expired_stale: u64,
     /// Left out to make room for the rest: of each series every second one goes.
     pub expired_downsampled: u64,
+    /// Lost with a block of the outbox that is damaged or missing though nobody had given it up.
+    pub lost_outbox: u64,
     /// Waiting in memory.
     pub waiting_memory: u64,
     /// Waiting in the outbox.
@@ -74,12 +76,17 @@ impl OutputLine {
         self.expired_bytes += counts.expired_bytes;
         self.expired_disk += counts.expired_disk;
         self.expired_stale += counts.expired_stale;
+        self.lost_outbox += counts.lost_outbox;
     }
 
-    /// Points that arrived or were given up.
+    /// Points that were given up on purpose: a bound, a full disk or an edge action's time asked for it.
+    pub fn given_up(&self) -> u64 {
+        self.expired_age + self.expired_bytes + self.expired_disk + self.expired_stale + self.expired_downsampled
+    }
+
+    /// Points that arrived, were given up, or are lost.
     pub(super) fn settled(&self) -> u64 {
-        let expired = self.expired_age + self.expired_bytes + self.expired_disk + self.expired_stale + self.expired_downsampled;
-        self.delivered + self.rejected + expired
+        self.delivered + self.rejected + self.given_up() + self.lost_outbox
     }
 
     /// Points that are not settled yet.

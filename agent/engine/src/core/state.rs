@@ -239,7 +239,7 @@ impl Core {
         Ok(())
     }
 
-    /// How many of each output's results were thinned out, and of which blocks what stays is still to be written.
+    /// How many of each output's results were thinned out, of which blocks what stays is still to be written, and how many were lost.
     fn restore_thinned(&mut self, thinned: &[u8], outbox: &[FoundBlock]) -> Result<(), Damaged> {
         if thinned.is_empty() {
             return Ok(());
@@ -268,6 +268,14 @@ impl Core {
             self.choose_version(first, reader.narrow()?, outbox);
         }
         self.lost.sort_by_key(|(lane, block)| (*lane, block.first));
+        if reader.left() == 0 {
+            // Nothing was lost, or it was not told apart from what a full disk had given up.
+            return Ok(());
+        }
+        for _ in 0..reader.count()? {
+            let (name, points) = (reader.text()?, reader.u64()?);
+            self.lines.iter_mut().filter(|line| line.name == name).for_each(|line| line.lost_outbox = points);
+        }
         Ok(())
     }
 
@@ -284,10 +292,11 @@ impl Core {
         }
     }
 
-    /// The reverse of [`Core::restore_thinned`]; nothing when nothing was.
+    /// The reverse of [`Core::restore_thinned`]; nothing when nothing was thinned or lost.
     fn put_thinned(&self, out: &mut Vec<u8>) {
         let lines: Vec<&OutputLine> = self.lines.iter().filter(|line| line.expired_downsampled > 0).collect();
-        if lines.is_empty() {
+        let lost: Vec<&OutputLine> = self.lines.iter().filter(|line| line.lost_outbox > 0).collect();
+        if lines.is_empty() && lost.is_empty() {
             return;
         }
         put_u64(out, lines.len() as u64);
@@ -307,6 +316,14 @@ impl Core {
         put_u64(out, known.len() as u64);
         for block in known {
             [block.first.record, u64::from(block.first.ordinal), u64::from(block.points)].into_iter().for_each(|v| put_u64(out, v));
+        }
+        if lost.is_empty() {
+            return;
+        }
+        put_u64(out, lost.len() as u64);
+        for line in lost {
+            put_bytes(out, line.name.as_bytes());
+            put_u64(out, line.lost_outbox);
         }
     }
 

@@ -398,7 +398,7 @@ pub fn tail(chunk: &Chunk, from: usize) -> Chunk {
 
 /// All that a delivery settled.
 pub fn total(c: &DeliveryCounts) -> u64 {
-    c.delivered + c.rejected + c.expired_age + c.expired_bytes + c.expired_disk + c.expired_stale
+    c.delivered + c.rejected + c.expired_age + c.expired_bytes + c.expired_disk + c.expired_stale + c.lost_outbox
 }
 
 /// Points of `chunk` from point `from` on, by output.

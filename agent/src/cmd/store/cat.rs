@@ -178,6 +178,7 @@ fn deliveries(c: &DeliveryCounts) -> String {
         ("expired_bytes", c.expired_bytes),
         ("expired_disk", c.expired_disk),
         ("expired_stale", c.expired_stale),
+        ("lost_outbox", c.lost_outbox),
     ];
     counts.into_iter().filter(|(_, v)| *v > 0).map(|(name, v)| format!(", {name} {v}")).collect()
 }

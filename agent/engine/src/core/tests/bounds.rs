@@ -231,7 +231,7 @@ fn a_block_that_could_not_be_read_is_asked_for_again_and_delivered() {
     world.delivered(0, &points);
     assert_eq!(world.drain(0).len() + points.len(), 40);
     assert_eq!(world.core.ledger().outbox_read_retries, 10);
-    assert_eq!((world.line(0).expired_disk, world.core.ledger().damage.outbox_blocks), (0, 0));
+    assert_eq!((world.line(0).lost_outbox, world.core.ledger().damage.outbox_blocks), (0, 0));
     world.balances();
 }
 
@@ -262,7 +262,7 @@ fn a_block_that_can_t_be_read_for_a_minute_is_given_up_as_damaged_and_the_next_o
         [(false, "outbox block can't be read"), (true, "outbox block can't be read"), (true, "outbox block is damaged")],
         "{log:?}"
     );
-    assert_eq!(world.line(0).expired_disk, 4);
+    assert_eq!((world.line(0).lost_outbox, world.line(0).expired_disk), (4, 0));
     let effects = world.commit();
     let next = world.offered(0, effects);
     world.delivered(0, &next);

@@ -300,6 +300,28 @@ fn on_a_full_disk_nothing_is_removed_that_a_crash_would_have_forgotten_to_be_del
 }
 
 #[test]
+fn saved_cursors_know_what_was_lost_from_what_was_given_up() {
+    let (mut world, state) = ten_segments();
+    let kept = world.blocks.len();
+    let second = *world.outbox.keys().nth(1).unwrap();
+    world.outbox.get_mut(&second).unwrap().bytes[0] ^= 0xff;
+    for _ in 0..3 {
+        let points = world.want(0);
+        let effects = world.commit();
+        let points = if points.is_empty() { world.offered(0, effects) } else { points };
+        world.delivered(0, &points);
+    }
+    assert_eq!((world.line(0).delivered, world.line(0).lost_outbox), (12, 4));
+    world.saved = Some(world.core.encode_cursors());
+    world.blocks.truncate(kept);
+    world.restart(Some(&state));
+    let line = world.line(0);
+    assert_eq!((line.delivered, line.expired_disk, line.lost_outbox), (12, 0, 4), "{:?}", world.log);
+    assert_eq!(world.drain(0).len(), 24);
+    world.balances();
+}
+
+#[test]
 fn cursors_that_can_t_be_saved_keep_everything_and_are_said_once() {
     let (mut world, state, _) = a_journal_without_room();
     let unsaved = |world: &mut World| world.step(Event::CursorsUnsaved { reason: "no".into() });

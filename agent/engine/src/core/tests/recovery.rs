@@ -210,7 +210,7 @@ fn a_damaged_outbox_block_costs_itself_only() {
     world.delivered(0, &first);
     world.delivered(0, &third);
     let line = world.line(0);
-    assert_eq!((line.delivered, line.expired_disk, line.waiting()), (4, 2, 0));
+    assert_eq!((line.delivered, line.lost_outbox, line.waiting()), (4, 2, 0));
     world.balances();
 }
 
@@ -233,7 +233,7 @@ fn a_damaged_outbox_block_that_two_outputs_wait_for_is_counted_once() {
             world.delivered(output, &behind);
         }
         assert_eq!(delivered, [0.0, 1.0, 20.0, 21.0], "output {output}");
-        assert_eq!((world.line(usize::from(output)).expired_disk, world.line(usize::from(output)).waiting()), (2, 0), "output {output}");
+        assert_eq!((world.line(usize::from(output)).lost_outbox, world.line(usize::from(output)).waiting()), (2, 0), "output {output}");
     }
     assert_eq!(world.core.ledger().damage.outbox_blocks, 1);
     world.balances();
@@ -256,7 +256,7 @@ fn a_missing_outbox_block_costs_itself_only_and_is_counted_once() {
         world.balances();
     }
     assert_eq!(world.drain(0), [0.0, 1.0, 20.0, 21.0]);
-    assert_eq!(world.line(0).expired_disk, 2);
+    assert_eq!(world.line(0).lost_outbox, 2);
     world.balances();
 }
 
@@ -271,7 +271,7 @@ fn a_block_that_holds_other_points_than_the_state_says_is_damaged() {
     let first = world.outbox[&places[0]].bytes.clone();
     world.outbox.get_mut(&places[1]).unwrap().bytes = first;
     assert_eq!(world.drain(0), [0.0]);
-    assert_eq!(world.line(0).expired_disk, 1);
+    assert_eq!(world.line(0).lost_outbox, 1);
     world.balances();
 }
 
