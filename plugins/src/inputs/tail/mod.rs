@@ -271,7 +271,7 @@ impl Tail {
             if identity(&path).is_some_and(|id| on_device(&saved, id).is_some()) {
                 continue;
             }
-            let (directory, wanted) = (path.parent().map(Path::to_owned).unwrap_or_default(), saved);
+            let (directory, wanted) = (directory_of(&path).to_owned(), saved);
             let found = blocking(move || {
                 let entries = std::fs::read_dir(directory).ok()?;
                 entries.flatten().find_map(|e| Some((e.path(), on_device(&wanted, identity(&e.path())?)?)))
@@ -317,6 +317,11 @@ impl Tail {
         out.set_context(Context::default());
         Ok(true)
     }
+}
+
+/// The directory that `path` is in; of a bare name that is the one the agent runs in.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Device and inode of a file.

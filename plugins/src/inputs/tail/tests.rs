@@ -94,6 +94,13 @@ async fn position(receiver: &mut Receiver) {
     tokio::time::timeout(PATIENCE, come).await.unwrap_or_else(|_| panic!("no position came"));
 }
 
+#[test]
+fn a_log_that_is_named_without_a_directory_is_looked_for_where_the_agent_runs() {
+    for (path, directory) in [("in.lp", "."), ("logs/in.lp", "logs"), ("./in.lp", "."), ("/in.lp", "/"), ("/var/log/in.lp", "/var/log")] {
+        assert_eq!(directory_of(Path::new(path)), Path::new(directory));
+    }
+}
+
 #[tokio::test]
 async fn a_file_is_followed_from_its_end_and_a_line_waits_for_its_newline() {
     let mut rig = Rig::new("a.log", vec![]);
@@ -183,6 +190,7 @@ async fn a_header_counts_after_a_restart_too() {
     rig.run(async |_, receiver| assert_eq!(lines(receiver, 1).await, ["test t=3i,h=4i ?"])).await;
 }
 
+#[cfg(feature = "codec-json")]
 #[tokio::test]
 async fn a_line_with_more_points_than_a_batch_holds_is_one_batch_with_the_position_behind_it() {
     let mut rig = Rig::new("a.json", vec![("data_format", text("json")), ("from_beginning", Item::Bool(true))]);
