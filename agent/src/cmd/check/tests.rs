@@ -273,6 +273,14 @@ const ROWS: &[Row] = &[
         "",
     ),
     (
+        "`[time]`: `partition`",
+        "idle_after = \"60s\"",
+        "idle_after = \"60s\"\npartition = [\"device\"]",
+        ("window", "minute"),
+        Fate::Keeps,
+        "open windows wait for the old partitions until they have been silent for `idle_after`",
+    ),
+    (
         "`[limits]`, `[storage]`, `[agent]`",
         "[global_tags]",
         "interval = \"1s\"\n[limits]\ngroups_max = 100\n[storage]\ncommit_interval = \"1s\"\n[global_tags]",
