@@ -122,8 +122,8 @@ fn last(meta: &BlockMeta) -> u64 {
 fn floors_in(meta: &BlockMeta, bytes: &[u8]) -> Option<(u64, Floors)> {
     let (mut table, mut found) = (SeriesTable::new(EngineSpec::default().limits.series_max), None);
     let _ = record::decode(meta, bytes, 0, &mut table, &[], &[], |sequence, _, record, _| {
-        if let Record::Floors { common, groups } = record {
-            found.get_or_insert_with(|| (sequence, Floors { common: *common, groups: groups.to_vec() }));
+        if let Record::Floors { common, groups, clock } = record {
+            found.get_or_insert_with(|| (sequence, Floors { common: *common, groups: groups.to_vec(), clock: *clock }));
         }
     });
     found

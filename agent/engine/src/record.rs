@@ -16,6 +16,21 @@ pub enum ClockQuality {
     Synced,
 }
 
+/// The wall clock of a moment that has passed, nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockThen {
+    /// wall − steady.
+    pub offset: i64,
+    /// Of that.
+    pub quality: ClockQuality,
+    /// Which boot it was; 0: nobody knows.
+    pub boot: u64,
+    /// Steady time of the last record that changed it.
+    pub steady: i64,
+    /// How far it is behind the farthest it has been in that boot.
+    pub stepped_back: i64,
+}
+
 /// When a record was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
@@ -133,6 +148,8 @@ pub enum Record<'a> {
         common: i64,
         /// The same by the series of a group's results. What has points and was not emitted yet counts, too.
         groups: &'a [(Arc<Series>, i64)],
+        /// The clock as it was then, without which times of reading would mean nothing until the next clock record; `None` where nobody knew.
+        clock: Option<ClockThen>,
     },
     /// Something about the agent itself began or ended.
     Condition {

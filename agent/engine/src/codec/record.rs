@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     core::BlockMeta,
-    record::{BatchRecord, ClockQuality, Condition, DeliveryCounts, Record, Stamp},
+    record::{BatchRecord, ClockQuality, ClockThen, Condition, DeliveryCounts, Record, Stamp},
     series::SeriesTable,
 };
 
@@ -32,6 +32,8 @@ const FLOORS: u8 = 11;
 /// [`DELIVERED`] and [`EXPIRED`] with results among them that were lost: what has none of those is written as before there was that count.
 const DELIVERED_AND_LOST: u8 = 12;
 const EXPIRED_AND_LOST: u8 = 13;
+/// The clock, then as [`FLOORS`].
+const FLOORS_AND_CLOCK: u8 = 14;
 
 /// Indexes within the open block, by id of the engine's table; valid when the stamp is the block's.
 #[derive(Default)]
@@ -108,7 +110,8 @@ impl BlockBuilder {
             Record::Expired { .. } => EXPIRED,
             Record::Condition { .. } => CONDITION,
             Record::Thinned { .. } => THINNED,
-            Record::Floors { .. } => FLOORS,
+            Record::Floors { clock: None, .. } => FLOORS,
+            Record::Floors { .. } => FLOORS_AND_CLOCK,
         };
         self.body.push(tag);
         put_i64(&mut self.body, stamp.observed.wrapping_sub(self.last.observed));
@@ -148,7 +151,14 @@ impl BlockBuilder {
                     put_u64(&mut self.body, *points);
                 }
             }
-            Record::Floors { common, groups } => {
+            Record::Floors { common, groups, clock } => {
+                if let Some(clock) = clock {
+                    put_i64(&mut self.body, clock.offset);
+                    self.body.push(clock.quality as u8);
+                    self.body.extend_from_slice(&clock.boot.to_le_bytes());
+                    put_i64(&mut self.body, clock.steady);
+                    put_i64(&mut self.body, clock.stepped_back);
+                }
                 put_i64(&mut self.body, *common);
                 put_u64(&mut self.body, groups.len() as u64);
                 for (series, newest) in *groups {
@@ -306,13 +316,14 @@ pub fn decode(
                 }
                 emit(&Record::Thinned { kept: &kept, points: &points });
             }
-            FLOORS => {
+            FLOORS | FLOORS_AND_CLOCK => {
+                let clock = if tag == FLOORS { None } else { Some(clock_then(&mut reader)?) };
                 let common = reader.i64()?;
                 let mut groups = Vec::new();
                 for _ in 0..reader.count()? {
                     groups.push((series(&mut reader)?, reader.i64()?));
                 }
-                emit(&Record::Floors { common, groups: &groups });
+                emit(&Record::Floors { common, groups: &groups, clock });
             }
             BATCH => {
                 let input = input_id(reader.u64()?);
@@ -366,6 +377,11 @@ pub fn names_in(bytes: &[u8]) -> Result<[Vec<&str>; 2], Damaged> {
 fn fixed(reader: &mut Reader<'_>) -> Result<u64, Damaged> {
     let bytes = <[u8; 8]>::try_from(reader.take(8)?).map_err(|_| Damaged("it ends early"))?;
     Ok(u64::from_le_bytes(bytes))
+}
+
+fn clock_then(reader: &mut Reader<'_>) -> Result<ClockThen, Damaged> {
+    let (offset, quality, boot) = (reader.i64()?, quality(reader.u8()?)?, fixed(reader)?);
+    Ok(ClockThen { offset, quality, boot, steady: reader.i64()?, stepped_back: reader.i64()? })
 }
 
 fn names(reader: &mut Reader<'_>, today: &[&str]) -> Result<Vec<u16>, Damaged> {

@@ -9,7 +9,7 @@ use weir_plugin_api::{Cell, Identity, InputCounts, Lane, Position, Series, Value
 use super::{bytes::Reader, cells, cells::CellEncoder, chunk, record, record::BlockBuilder};
 use crate::{
     core::BlockMeta,
-    record::{BatchRecord, ClockQuality, Condition, DeliveryCounts, Record, Stamp},
+    record::{BatchRecord, ClockQuality, ClockThen, Condition, DeliveryCounts, Record, Stamp},
     series::SeriesTable,
 };
 
@@ -318,7 +318,12 @@ fn a_configuration_and_a_clock_of_a_boot_come_back() {
 #[test]
 fn floors_come_back() {
     let groups = [(Arc::new(Series::from_parts("w", &[("host", "é")])), -7), (Arc::new(Series::from_parts("v", &[])), i64::MAX)];
-    for floors in [Record::Floors { common: i64::MIN, groups: &groups }, Record::Floors { common: 5, groups: &[] }] {
+    let clock = ClockThen { offset: -7, quality: ClockQuality::Rtc, boot: u64::MAX, steady: 9, stepped_back: 3 };
+    for floors in [
+        Record::Floors { common: i64::MIN, groups: &groups, clock: None },
+        Record::Floors { common: 5, groups: &[], clock: None },
+        Record::Floors { common: 5, groups: &groups, clock: Some(clock) },
+    ] {
         let mut builder = BlockBuilder::default();
         builder.push(7, Stamp { observed: 1, steady: 2 }, &floors);
         let (meta, bytes) = builder.seal(&table(), &[], &[]);

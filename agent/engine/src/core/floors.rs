@@ -1,5 +1,5 @@
 //! What a start goes by that finds no state: the first record behind every checkpoint says how far windows had come, and nothing is emitted
-//! below that again. The journal begins behind the checkpoint before last, so that it has such a record where anything is missing in front.
+//! below that again; and how the clock stood, by which readings without a time are dated. The journal begins behind the checkpoint before last, so that it has such a record where anything is missing in front.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -49,11 +49,14 @@ impl Core {
         let (before, behind) = blocks.split_at(whole_from);
         let found = behind.iter().find_map(|block| self.floors_in(block)).or_else(|| before.iter().rev().find_map(|b| self.floors_in(b)));
         let (mut floors, is_above) = match found {
-            Some((_, floors)) => (floors, true),
+            Some((_, floors)) => (floors, !self.spec.windows.is_empty()),
             None if had_state => self.make_up_floors(now, outbox),
             None => return false,
         };
         floors.groups.extend(self.missed(now, &floors, &blocks));
+        if let Some(then) = &floors.clock {
+            self.clock.note(then.offset, then.quality);
+        }
         self.operators.start_above(&floors);
         is_above
     }
@@ -61,7 +64,7 @@ impl Core {
     /// Nothing says how far windows had come: the outbox and the clock do. And whether they have come anywhere.
     fn make_up_floors(&mut self, now: Now, outbox: BTreeMap<String, (Arc<Series>, i64)>) -> (Floors, bool) {
         let common = if now.quality == ClockQuality::Unset { i64::MIN } else { self.believed_max(now.wall) };
-        let floors = Floors { common, groups: outbox.into_values().collect() };
+        let floors = Floors { common, groups: outbox.into_values().collect(), clock: None };
         let is_above = floors != Floors::default();
         self.owed_floors = Owed::These(floors.clone());
         (floors, is_above)
@@ -85,8 +88,8 @@ impl Core {
         // Names mean nothing to a record of floors.
         let (mut table, mut found) = (SeriesTable::new(self.spec.limits.series_max), None);
         let _ = record::decode(meta, bytes, 0, &mut table, &[], &[], |sequence, _, record, _| {
-            if let (Record::Floors { common, groups }, None) = (record, &found) {
-                found = Some((sequence, Floors { common: *common, groups: groups.to_vec() }));
+            if let (Record::Floors { common, groups, clock }, None) = (record, &found) {
+                found = Some((sequence, Floors { common: *common, groups: groups.to_vec(), clock: *clock }));
             }
         });
         found
@@ -97,22 +100,19 @@ impl Core {
         wall.saturating_add(self.spec.time.future_skew_max)
     }
 
-    /// In front of the first record behind a checkpoint: how far windows had come. It is no part of the state.
+    /// In front of the first record behind a checkpoint: how far windows had come, and the clock. It is no part of the state.
     pub(super) fn record_floors(&mut self, now: Now) {
-        let owed = std::mem::take(&mut self.owed_floors);
-        if self.spec.windows.is_empty() {
-            return;
-        }
-        let floors = match owed {
+        let floors = match std::mem::take(&mut self.owed_floors) {
             Owed::Nothing => return,
             Owed::OfNow => {
                 let is_set = self.clock.quality != ClockQuality::Unset;
                 self.operators.floors(is_set.then(|| self.believed_max(self.clock.offset.saturating_add(now.steady))))
             }
+            Owed::These(_) if self.spec.windows.is_empty() => return,
             Owed::These(floors) => floors,
         };
         let stamp = Stamp { observed: self.clock.observed(now), steady: now.steady };
-        self.block.push(self.next_record, stamp, &Record::Floors { common: floors.common, groups: &floors.groups });
+        self.block.push(self.next_record, stamp, &Record::Floors { common: floors.common, groups: &floors.groups, clock: floors.clock });
         self.next_record += 1;
     }
 }

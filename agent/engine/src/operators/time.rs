@@ -1,7 +1,7 @@
 //! Time as every operator needs it: the offset of the wall clock, and how far each partition's event time has come.
 
 use crate::{
-    record::{ClockQuality, Stamp},
+    record::{ClockQuality, ClockThen, Stamp},
     spec::TimeSpec,
 };
 
@@ -32,6 +32,18 @@ pub(super) enum ClockChange {
 }
 
 impl WallClock {
+    /// As it was.
+    pub fn of(then: &ClockThen) -> Self {
+        let ClockThen { offset, quality, boot, steady, stepped_back } = *then;
+        let offset_max = (quality != ClockQuality::Unset).then(|| offset.saturating_add(stepped_back.max(0)));
+        Self { offset, quality, offset_max, steady, boot }
+    }
+
+    /// What brings it back.
+    pub fn then(&self) -> ClockThen {
+        ClockThen { offset: self.offset, quality: self.quality, boot: self.boot, steady: self.steady, stepped_back: self.stepped_back() }
+    }
+
     pub fn is_set(&self) -> bool {
         self.quality != ClockQuality::Unset
     }

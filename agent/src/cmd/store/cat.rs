@@ -155,11 +155,14 @@ fn line(block: &JournalBlock, seen: &Seen<'_>, out: &mut impl Write) -> io::Resu
             let gone: String = points.iter().map(|(output, n)| format!(", {} {n} less", name(seen.outputs, *output))).collect();
             writeln!(out, "thinned{range}: {} left{gone}", words::count(stays, "point"))
         }
-        Record::Floors { common, groups } => {
+        Record::Floors { common, groups, clock } => {
             let all = if *common == i64::MIN { String::new() } else { format!(", all up to {}", words::time(*common)) };
             let newest = groups.iter().map(|(_, time)| *time).max();
             let newest = newest.map_or_else(String::new, |time| format!(", the newest up to {}", words::time(time)));
-            writeln!(out, "floors of {}{newest}{all}", words::count(groups.len() as u64, "group"))
+            let clock = clock.map_or_else(String::new, |then| {
+                format!(", clock {} {}", words::time(seen.stamp.steady.saturating_add(then.offset)), quality(then.quality))
+            });
+            writeln!(out, "floors of {}{newest}{all}{clock}", words::count(groups.len() as u64, "group"))
         }
         Record::Expired { output, lane, after, upto, counts } => {
             let (output, lane) = (name(seen.outputs, *output), words::lane(*lane as u8));

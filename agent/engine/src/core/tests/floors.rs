@@ -280,3 +280,61 @@ fn floors_are_written_once_for_each_checkpoint_and_only_with_something_else() {
     world.take(&[32.0]);
     assert_eq!(count(&world.blocks), [true], "the journal has them");
 }
+
+/// A reading without a time of its own, and what an output gets by it, with the identities.
+fn read(world: &mut World, value: f64) -> Vec<(Identity, f64)> {
+    let flags = Cell::START | Cell::UNTIMED;
+    let cells = vec![Cell { series: 0, field: 0, kind: Kind::Float as u8, flags, time: world.now.steady, value: value.to_bits() }];
+    world.number += 1;
+    let counts = InputCounts { read: 1, ..InputCounts::default() };
+    let mut batch = Batch { number: world.number, read_at: world.now.steady, counts, cells, points: 1, ..Batch::default() };
+    if !std::mem::replace(&mut world.announced, true) {
+        batch.new_series.push(Arc::new(Series::from_parts("m", &[("device", "a")])));
+        batch.new_partitions.push("a".into());
+        batch.new_fields.push("v".into());
+    }
+    let mut effects = world.step(Event::Batch { input: 0, batch });
+    effects.extend(world.commit());
+    let points = world.offered(0, effects);
+    if !points.is_empty() {
+        world.delivered(0, &points);
+        world.step(Event::Want { output: 0, lane: Lane::Results });
+    }
+    points
+}
+
+/// Of readings without a time what is left of the journal makes the same, of the same identities, also in another boot.
+fn readings_without_a_time(windows: bool) {
+    for another_boot in [false, true] {
+        let mut spec = (*world().spec).clone();
+        if !windows {
+            spec.windows.clear();
+        }
+        let mut world = World::new(spec);
+        world.pass(MINUTE - (EPOCH + S) % MINUTE);
+        world.step(Event::Want { output: 0, lane: Lane::Results });
+        read(&mut world, 1.0);
+        world.checkpoint();
+        let mut before = Vec::new();
+        for value in [2.0, 4.0] {
+            world.pass(MINUTE);
+            before.extend(read(&mut world, value));
+        }
+        assert_eq!(before.len(), 2);
+        let journal = world.blocks.clone();
+        if another_boot {
+            world.pass(S);
+            world.now.steady = S;
+        }
+        start_with(&mut world, journal, true);
+        world.commit();
+        let again = world.want(0);
+        assert!(again.iter().all(|point| before.contains(point)), "{again:?} is not of {before:?}, another boot: {another_boot}");
+    }
+}
+
+#[test]
+fn without_a_state_readings_without_a_time_are_dated_as_they_were() {
+    readings_without_a_time(false);
+    readings_without_a_time(true);
+}

@@ -114,7 +114,8 @@ fn a_long_outage_keeps_its_whole_length_the_older_the_coarser() {
         assert_eq!((values[0], values[values.len() - 1]), (0.0, outage.next - 1.0), "from the beginning to the end");
         let in_part = |from: f64, to: f64| values.iter().filter(|v| **v >= from * outage.next && **v < to * outage.next).count();
         let (old, middle, new) = (in_part(0.0, 0.1), in_part(0.45, 0.55), in_part(0.9, 1.0));
-        assert!(old > 1 && old <= middle && middle < new, "{old} old, {middle} in the middle, {new} new");
+        // The beginning stays always.
+        assert!(old > 1 && old <= middle + 1 && middle < new, "{old} old, {middle} in the middle, {new} new");
         let hole = values.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
         assert!(hole < outage.next / 10.0, "a hole of {hole} in {}", outage.next);
         assert_eq!(outage.world.line(usize::from(output)).waiting(), 0);
