@@ -141,8 +141,11 @@ mod tests {
             for number in 1..5u8 {
                 cursors.save(&mut files, STORE, 7, &vec![number; 9000]).unwrap();
             }
-            files.write_at(NAME, SLOT as u64, &encode(STORE, 5, 8, &[5; 9000])).unwrap();
+            // The power fails under this one.
+            files.faults.lying_sync = true;
+            cursors.save(&mut files, STORE, 8, &[5; 9000]).unwrap();
             files.crash();
+            files.faults.lying_sync = false;
             let found = found(&mut files).unwrap();
             assert!(found.number >= 4, "{}", found.number);
             assert_eq!(found.bytes, vec![found.number as u8; 9000]);

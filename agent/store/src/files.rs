@@ -291,6 +291,50 @@ mod tests {
     }
 
     #[test]
+    fn a_write_or_a_sync_that_the_system_refuses_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = RealFiles::open(directory.path()).unwrap();
+        // What can be written and not synced, and what is always full.
+        for (name, device) in [("unsyncable", "/dev/null"), ("full", "/dev/full")] {
+            std::os::unix::fs::symlink(device, directory.path().join(name)).unwrap();
+        }
+        files.write_at("unsyncable", 0, b"bytes").unwrap();
+        let error = files.sync("unsyncable").expect_err("a device keeps nothing");
+        assert!(matches!(error, StoreError::Io { operation: Operation::Sync, .. }), "{error}");
+        assert!(files.write_at("full", 0, b"bytes").expect_err("no room").is_no_space());
+        files.write_at("file", 0, b"bytes").unwrap();
+        files.sync("file").unwrap();
+        files.sync_names().unwrap();
+        // A directory that can't be synced.
+        files.directory = PathBuf::from("/proc/self");
+        let error = files.sync_names().expect_err("nothing of it is on any disk");
+        assert!(matches!(error, StoreError::Io { operation: Operation::Sync, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_cut_or_renamed_is_so_for_whoever_looks_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = RealFiles::open(directory.path()).unwrap();
+        files.write_at("old", 0, b"0123456789").unwrap();
+        files.truncate("old", 4).unwrap();
+        files.write_at("new", 0, b"others").unwrap();
+        files.rename("old", "new").unwrap();
+        files.write_at("old", 0, b"another").unwrap();
+        let read = |name: &str| fs::read(directory.path().join(name)).unwrap();
+        assert_eq!((read("new").as_slice(), read("old").as_slice()), (b"0123".as_slice(), b"another".as_slice()));
+        assert_eq!(files.read_at("new", 0, 10).unwrap(), b"0123");
+    }
+
+    #[test]
+    fn a_directory_has_one_agent_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = RealFiles::open(directory.path()).unwrap();
+        assert!(matches!(RealFiles::open(directory.path()), Err(StoreError::Locked { .. })));
+        drop(first);
+        RealFiles::open(directory.path()).unwrap();
+    }
+
+    #[test]
     fn what_is_no_file_is_nobodys_journal_or_outbox() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);

@@ -412,6 +412,44 @@ fn a_checkpoint_whose_name_could_not_be_made_durable_may_be_found_and_is_whole_t
 }
 
 #[test]
+fn a_checkpoint_that_is_found_has_the_segment_beside_it_that_was_made_for_it() {
+    let mut found = 0;
+    for seed in 0..40 {
+        let disk = Disk::new(seed);
+        let (mut store, _) = disk.open();
+        filled(&mut store, 3);
+        disk.0.borrow_mut().strikes.push(Strike { operation: Operation::Rename, name: "checkpoint", done: true });
+        store.checkpoint(1, 3, &[block(1, 3, 300)], b"1", [0; 2]).expect_err("its name");
+        disk.power_cut();
+        let (mut store, recovered) = disk.open();
+        assert_eq!(recovered.damage, []);
+        if recovered.checkpoint.is_some() {
+            found += 1;
+            let there: Vec<_> = recovered.outbox.iter().map(|f| store.read_outbox(1, f.place).expect("read")).collect();
+            assert_eq!(there, [Some(payload(3, 300))], "seed {seed}");
+        }
+    }
+    assert!((1..40).contains(&found), "it came both ways: {found}");
+}
+
+#[test]
+fn cursors_saved_before_a_checkpoint_are_not_believed_behind_it() {
+    let disk = Disk::new(7);
+    let (mut store, _) = disk.open();
+    filled(&mut store, 3);
+    store.checkpoint(1, 1, &[], b"1", [0; 2]).expect("made");
+    store.save_cursors(1, b"how far").expect("saved");
+    disk.power_cut();
+    let (mut store, recovered) = disk.open();
+    assert_eq!(recovered.cursors.map(|saved| saved.bytes), Some(b"how far".to_vec()), "nothing came behind them");
+    store.checkpoint(2, 2, &[], b"2", [0; 2]).expect("made");
+    disk.power_cut();
+    let (_, recovered) = disk.open();
+    assert_eq!(recovered.checkpoint.map(|c| c.number), Some(2));
+    assert_eq!(recovered.cursors, None, "the state knows better");
+}
+
+#[test]
 fn a_checkpoint_that_failed_leaves_nothing_that_takes_room() {
     let disk = Disk::new(7);
     let (mut store, _) = disk.open();
