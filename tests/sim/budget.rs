@@ -6,7 +6,7 @@ use weir_engine::{core::Effect, record::Record};
 use weir_plugin_api::Lane;
 
 use super::{
-    oracle::Made,
+    oracle::{Levels, Made},
     plan::{Bug, Trouble},
     simulator::Simulator,
 };
@@ -100,15 +100,17 @@ impl Simulator {
         Ok(())
     }
 
-    /// What was committed though the budget had no room for it could not wait: an alert was in it, or the end.
+    /// What was committed though the budget had no room for it could not wait: an alert or the move of a level was in it, or the end.
     ///
     /// # Errors
     /// The first block that could.
-    pub fn check_over_budget(&self, results: &Made) -> Result<(), String> {
+    pub fn check_over_budget(&self, results: &Made, levels: &Levels) -> Result<(), String> {
         // A full disk must know at once what was given up; a failed one makes its own results of that.
         let waits = !matches!(self.plan.trouble, Trouble::DiskFull | Trouble::DiskErrors) && self.disturbed.is_empty();
         let wrong = self.committed.over_budget().filter(|_| waits).find(|(first, last)| {
-            let in_it = results.keys().any(|(lane, identity)| *lane == Lane::Alerts && (*first..=*last).contains(&identity.record));
+            let mut alerts = results.keys().filter(|(lane, _)| *lane == Lane::Alerts);
+            let in_it = alerts.any(|(_, identity)| (*first..=*last).contains(&identity.record))
+                || levels.moved.range(*first..=*last).next().is_some();
             !in_it && !self.committed.has(*first, *last, |record| matches!(record, Record::Finish | Record::Config { .. }))
         });
         wrong.map_or(Ok(()), |(first, last)| {

@@ -32,6 +32,14 @@ pub type Place = (Lane, Identity);
 /// Results and the outputs they are for.
 pub type Made = BTreeMap<Place, (String, u64)>;
 
+/// What becomes of level actions.
+pub struct Levels {
+    /// How they are wanted in the end.
+    pub wanted: Vec<bool>,
+    /// The records that move one: what is of the past notifies first, and a point of the present moves the level.
+    pub moved: BTreeSet<u64>,
+}
+
 /// A block the core handed to the disk.
 #[derive(Clone, Debug)]
 struct Block {
@@ -287,11 +295,11 @@ impl Committed {
     }
 
     /// Every result of the committed records, and the outputs it is for by their places in the first configuration, as the operators make
-    /// them in one go, each record under the configuration that the records before it name; and the levels that are wanted in the end.
+    /// them in one go, each record under the configuration that the records before it name; and what becomes of the levels.
     ///
     /// # Errors
     /// When a record can't be read back.
-    pub fn results(&self, first: &Arc<EngineSpec>) -> Result<(Made, Vec<bool>), String> {
+    pub fn results(&self, first: &Arc<EngineSpec>) -> Result<(Made, Levels), String> {
         let mut floors = self.floors();
         if self.rebuilt_to > 0 {
             // What lacks a point that it may have had while there was a state is not sent again.
@@ -299,18 +307,18 @@ impl Committed {
             look.start_above(&floors);
             look.note_missed();
             let replayed = self.blocks.partition_point(|block| block.last() <= self.rebuilt_to);
-            let (_, look) = self.run(first, look, &self.blocks[..replayed])?;
+            let (_, look, _) = self.run(first, look, &self.blocks[..replayed])?;
             floors.groups.extend(look.missed());
         }
         let mut operators = Operators::new(self.beginning(first).0);
         operators.start_above(&floors);
-        let (all, operators) = self.run(first, operators, &self.blocks)?;
-        Ok((all, operators.levels().to_vec()))
+        let (all, operators, moved) = self.run(first, operators, &self.blocks)?;
+        Ok((all, Levels { wanted: operators.levels().to_vec(), moved }))
     }
 
-    /// What operators make of these blocks, the first of which is the first one there is.
-    fn run(&self, first: &Arc<EngineSpec>, mut operators: Operators, blocks: &[Block]) -> Result<(Made, Operators), String> {
-        let mut all = BTreeMap::new();
+    /// What operators make of these blocks, the first of which is the first one there is; and which records move a level.
+    fn run(&self, first: &Arc<EngineSpec>, mut operators: Operators, blocks: &[Block]) -> Result<(Made, Operators, BTreeSet<u64>), String> {
+        let (mut all, mut moved) = (BTreeMap::new(), BTreeSet::new());
         let (mut spec, mut order) = self.beginning(first);
         let mut table = SeriesTable::new(spec.limits.series_max);
         let mut results = Results::default();
@@ -320,7 +328,11 @@ impl Committed {
                     return;
                 }
                 results.start_record(sequence);
+                let levels = operators.levels().to_vec();
                 operators.apply(stamp, record, table, &mut results);
+                if operators.levels() != levels {
+                    moved.insert(sequence);
+                }
                 for lane in Lane::ALL {
                     let chunk = results.take(lane);
                     let result = |i| ((lane, chunk.identity(i)), (content(&chunk, i, lane), order.route(chunk.route(i))));
@@ -340,12 +352,12 @@ impl Committed {
                 );
             }
             if edited != spec {
-                let mut moved = SeriesTable::new(edited.limits.series_max);
-                (operators, _) = operators.migrated(&table, Arc::clone(&edited), &mut moved).map_err(|e| e.to_string())?;
-                (order, spec, table) = (order.next(first, &edited), edited, moved);
+                let mut migrated = SeriesTable::new(edited.limits.series_max);
+                (operators, _) = operators.migrated(&table, Arc::clone(&edited), &mut migrated).map_err(|e| e.to_string())?;
+                (order, spec, table) = (order.next(first, &edited), edited, migrated);
             }
         }
-        Ok((all, operators))
+        Ok((all, operators, moved))
     }
 
     /// Every item of a source that can repeat itself was counted once, but for those that are `gone`.

@@ -526,13 +526,13 @@ impl Simulator {
             }
             self.seen.transitions = self.committed.check_alerts_and_passed(&self.first, &results)?;
         }
-        if !self.unbalanced && self.level != Some(levels[0]) {
-            return Err(format!("the level is {:?}, the alert says {}", self.level, levels[0]));
+        if !self.unbalanced && self.level != Some(levels.wanted[0]) {
+            return Err(format!("the level is {:?}, the alert says {}", self.level, levels.wanted[0]));
         }
         if self.disturbed.is_empty() {
             self.check_thinned(&results)?;
         }
-        self.check_over_budget(&results)?;
+        self.check_over_budget(&results, &levels)?;
         let ledger = self.core.ledger();
         for (index, line) in ledger.outputs.iter().enumerate() {
             let output = self.order.sink(index as u16);
