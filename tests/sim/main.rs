@@ -73,7 +73,8 @@ const FOUND_WIDE: &[u64] = &[
 /// The same among lives that have all there is: a block that was thinned after its end had been given up in a life before;
 /// an older version of a thinned block where the newer one was damaged, or could not be read; a list of points seen that knew more before
 /// every checkpoint was lost; a first configuration that was lost before there was any checkpoint, and one of another day in its place;
-/// a deadline's results that left before their block rotted; a list of points seen that was full of what is lost now.
+/// a deadline's results that left before their block rotted; a list of points seen that was full of what is lost now; readings that were dated
+/// by a clock that was lost with the states; a level that moved when there was no room in the write budget.
 const FOUND_WIDEST: &[u64] = &[
     6386089434546409,
     6386089434546401,
@@ -83,6 +84,8 @@ const FOUND_WIDEST: &[u64] = &[
     8774159462039835,
     9100000000000520,
     9400000000003632,
+    13740785790877797,
+    13740785790880567,
 ];
 
 /// And among those whose states are lost whatever else there is: an outbox that was only written when its states were lost, and relied on since;

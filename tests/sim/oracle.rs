@@ -130,8 +130,8 @@ fn last(meta: &BlockMeta) -> u64 {
 fn floors_in(meta: &BlockMeta, bytes: &[u8]) -> Option<(u64, Floors)> {
     let (mut table, mut found) = (SeriesTable::new(EngineSpec::default().limits.series_max), None);
     let _ = record::decode(meta, bytes, 0, &mut table, &[], &[], |sequence, _, record, _| {
-        if let Record::Floors { common, groups, clock } = record {
-            found.get_or_insert_with(|| (sequence, Floors { common: *common, groups: groups.to_vec(), clock: *clock }));
+        if let Record::Floors { common, groups, .. } = record {
+            found.get_or_insert_with(|| (sequence, Floors { common: *common, groups: groups.to_vec() }));
         }
     });
     found
@@ -324,10 +324,13 @@ impl Committed {
         let mut results = Results::default();
         for block in blocks {
             block.decode(&spec, &mut table, |sequence, stamp, record, table| {
+                results.start_record(sequence);
+                if let Record::Floors { clock: Some(then), .. } = record {
+                    operators.believe(stamp, then, table, &mut results);
+                }
                 if is_aside(record) {
                     return;
                 }
-                results.start_record(sequence);
                 let levels = operators.levels().to_vec();
                 operators.apply(stamp, record, table, &mut results);
                 if operators.levels() != levels {

@@ -25,7 +25,7 @@ pub struct ClockThen {
     pub quality: ClockQuality,
     /// Which boot it was; 0: nobody knows.
     pub boot: u64,
-    /// Steady time of the last record that changed it.
+    /// Steady time of the last record.
     pub steady: i64,
     /// How far it is behind the farthest it has been in that boot.
     pub stepped_back: i64,

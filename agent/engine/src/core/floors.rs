@@ -9,7 +9,7 @@ use super::{BlockMeta, Core, Now};
 use crate::{
     codec::record,
     operators::Floors,
-    record::{ClockQuality, Record, Stamp},
+    record::{ClockQuality, ClockThen, Record, Stamp},
     series::SeriesTable,
 };
 
@@ -54,17 +54,21 @@ impl Core {
             None => return false,
         };
         floors.groups.extend(self.missed(now, &floors, &blocks));
-        if let Some(then) = &floors.clock {
-            self.clock.note(then.offset, then.quality);
-        }
         self.operators.start_above(&floors);
         is_above
+    }
+
+    /// The clock as floors have it that are read back.
+    pub(super) fn believe(&mut self, sequence: u64, stamp: Stamp, then: &ClockThen, table: &SeriesTable) {
+        self.clock.note(then.offset, then.quality);
+        self.results.start_record(sequence);
+        self.operators.believe(stamp, then, table, &mut self.results);
     }
 
     /// Nothing says how far windows had come: the outbox and the clock do. And whether they have come anywhere.
     fn make_up_floors(&mut self, now: Now, outbox: BTreeMap<String, (Arc<Series>, i64)>) -> (Floors, bool) {
         let common = if now.quality == ClockQuality::Unset { i64::MIN } else { self.believed_max(now.wall) };
-        let floors = Floors { common, groups: outbox.into_values().collect(), clock: None };
+        let floors = Floors { common, groups: outbox.into_values().collect() };
         let is_above = floors != Floors::default();
         self.owed_floors = Owed::These(floors.clone());
         (floors, is_above)
@@ -88,8 +92,8 @@ impl Core {
         // Names mean nothing to a record of floors.
         let (mut table, mut found) = (SeriesTable::new(self.spec.limits.series_max), None);
         let _ = record::decode(meta, bytes, 0, &mut table, &[], &[], |sequence, _, record, _| {
-            if let (Record::Floors { common, groups, clock }, None) = (record, &found) {
-                found = Some((sequence, Floors { common: *common, groups: groups.to_vec(), clock: *clock }));
+            if let (Record::Floors { common, groups, .. }, None) = (record, &found) {
+                found = Some((sequence, Floors { common: *common, groups: groups.to_vec() }));
             }
         });
         found
@@ -102,17 +106,18 @@ impl Core {
 
     /// In front of the first record behind a checkpoint: how far windows had come, and the clock. It is no part of the state.
     pub(super) fn record_floors(&mut self, now: Now) {
-        let floors = match std::mem::take(&mut self.owed_floors) {
+        let (floors, clock) = match std::mem::take(&mut self.owed_floors) {
             Owed::Nothing => return,
             Owed::OfNow => {
                 let is_set = self.clock.quality != ClockQuality::Unset;
-                self.operators.floors(is_set.then(|| self.believed_max(self.clock.offset.saturating_add(now.steady))))
+                let newest_max = is_set.then(|| self.believed_max(self.clock.offset.saturating_add(now.steady)));
+                (self.operators.floors(newest_max), Some(self.operators.clock_then()))
             }
             Owed::These(_) if self.spec.windows.is_empty() => return,
-            Owed::These(floors) => floors,
+            Owed::These(floors) => (floors, None),
         };
         let stamp = Stamp { observed: self.clock.observed(now), steady: now.steady };
-        self.block.push(self.next_record, stamp, &Record::Floors { common: floors.common, groups: &floors.groups, clock: floors.clock });
+        self.block.push(self.next_record, stamp, &Record::Floors { common: floors.common, groups: &floors.groups, clock });
         self.next_record += 1;
     }
 }

@@ -50,8 +50,11 @@ impl Core {
             if owes {
                 self.owed_floors = Owed::Nothing;
             }
-            if matches!(record, Record::Floors { .. }) {
+            if let Record::Floors { clock, .. } = record {
                 begin = sequence + 1;
+                if let Some(then) = clock {
+                    self.believe(sequence, stamp, then, table);
+                }
                 return;
             }
             if let Record::Config { spec } = record {

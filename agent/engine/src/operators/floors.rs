@@ -10,26 +10,28 @@ use super::{
     time::WallClock,
     window::{WindowOperator, ended::Newest},
 };
-use crate::{record::ClockThen, series::SeriesTable};
+use crate::{
+    record::{ClockThen, Stamp},
+    results::Results,
+    series::SeriesTable,
+};
 
 /// Groups that are named, each with its own floor; of more than that there is one floor for all. Of groups that are beyond belief no more
 /// than these are remembered.
 const NAMED_MAX: usize = 512;
 
-/// Results up to which there may have been such as nothing is left of, and the clock by which they were dated.
+/// Results up to which there may have been such as nothing is left of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Floors {
     /// Time of the newest one of any group that is not named; [`i64::MIN`]: there was none.
     pub common: i64,
     /// The same of groups that are, by the series of their results.
     pub groups: Vec<(Arc<Series>, i64)>,
-    /// The clock of the last clock record, where it is known.
-    pub clock: Option<ClockThen>,
 }
 
 impl Default for Floors {
     fn default() -> Self {
-        Self { common: i64::MIN, groups: Vec::new(), clock: None }
+        Self { common: i64::MIN, groups: Vec::new() }
     }
 }
 
@@ -39,7 +41,7 @@ impl Operators {
     pub fn floors(&self, newest_max: Option<i64>) -> Floors {
         let windows = &self.stage.windows;
         let common = windows.iter().map(WindowOperator::common).max().unwrap_or(i64::MIN);
-        let mut floors = Floors { common, groups: Vec::new(), clock: Some(self.clock.then()) };
+        let mut floors = Floors { common, groups: Vec::new() };
         let all = windows.iter().map(WindowOperator::groups_known).sum::<usize>();
         for window in windows {
             window.each_reached(&self.stage.partitions, |series, time| {
@@ -79,11 +81,25 @@ impl Operators {
         self.stage.windows.iter_mut().for_each(|window| window.miss_series(first.series, provisional, time, table));
     }
 
-    /// Nothing is emitted at or below these, and what was read is dated by the clock they were made under. Before the first record.
-    pub fn start_above(&mut self, floors: &Floors) {
-        if let Some(then) = &floors.clock {
-            self.clock = WallClock::of(then);
+    /// The clock, to say with floors.
+    pub fn clock_then(&self) -> ClockThen {
+        self.clock.then()
+    }
+
+    /// What was read from here on is dated by this clock, which floors say at their place. It is the one there is, unless records in front of
+    /// them are missing; what waits for a clock from before those does so no longer.
+    pub fn believe(&mut self, stamp: Stamp, then: &ClockThen, table: &SeriesTable, results: &mut Results) {
+        if (then.offset, then.quality, then.boot) == (self.clock.offset, self.clock.quality, self.clock.boot) {
+            return;
         }
+        if !self.held.is_empty() {
+            self.release(stamp, true, table, results);
+        }
+        self.clock = WallClock::of(then);
+    }
+
+    /// Nothing is emitted at or below these. Before the first record.
+    pub fn start_above(&mut self, floors: &Floors) {
         let newest: Vec<Newest> =
             floors.groups.iter().map(|(series, time)| Newest { series: Arc::clone(series), time: *time, observed: i64::MIN }).collect();
         for window in &mut self.stage.windows {

@@ -303,38 +303,55 @@ fn read(world: &mut World, value: f64) -> Vec<(Identity, f64)> {
     points
 }
 
-/// Of readings without a time what is left of the journal makes the same, of the same identities, also in another boot.
-fn readings_without_a_time(windows: bool) {
-    for another_boot in [false, true] {
-        let mut spec = (*world().spec).clone();
-        if !windows {
-            spec.windows.clear();
-        }
-        let mut world = World::new(spec);
-        world.pass(MINUTE - (EPOCH + S) % MINUTE);
-        world.step(Event::Want { output: 0, lane: Lane::Results });
-        read(&mut world, 1.0);
-        world.checkpoint();
-        let mut before = Vec::new();
-        for value in [2.0, 4.0] {
-            world.pass(MINUTE);
-            before.extend(read(&mut world, value));
-        }
-        assert_eq!(before.len(), 2);
-        let journal = world.blocks.clone();
-        if another_boot {
-            world.pass(S);
-            world.now.steady = S;
-        }
-        start_with(&mut world, journal, true);
-        world.commit();
-        let again = world.want(0);
-        assert!(again.iter().all(|point| before.contains(point)), "{again:?} is not of {before:?}, another boot: {another_boot}");
+/// Of readings without a time what is left of the journal makes the same, of the same identities, also in another boot, and behind records
+/// of a boot long ago.
+fn readings_without_a_time(windows: bool, long_ago: bool, another_boot: bool) {
+    let mut spec = (*world().spec).clone();
+    if !windows {
+        spec.windows.clear();
     }
+    let mut world = World::new(spec);
+    world.pass(MINUTE - (EPOCH + S) % MINUTE);
+    world.step(Event::Want { output: 0, lane: Lane::Results });
+    let mut before = read(&mut world, 1.0);
+    let mut journal = world.blocks.clone();
+    let state = world.checkpoint();
+    if long_ago {
+        world.pass(MINUTE);
+        world.now.steady = S;
+        world.restart(Some(&state));
+        world.step(Event::Want { output: 0, lane: Lane::Results });
+        before.extend(read(&mut world, 8.0));
+        world.checkpoint();
+    } else {
+        journal.clear();
+    }
+    for value in [2.0, 4.0] {
+        world.pass(MINUTE);
+        before.extend(read(&mut world, value));
+    }
+    assert!(before.len() >= 2, "{before:?}");
+    journal.extend(world.blocks.clone());
+    if another_boot {
+        world.pass(S);
+        world.now.steady = S;
+    }
+    start_with(&mut world, journal, true);
+    world.commit();
+    let again = world.want(0);
+    assert!(again.iter().all(|point| before.contains(point)), "{again:?} is not of {before:?}");
+    if !again.is_empty() {
+        world.delivered(0, &again);
+        world.step(Event::Want { output: 0, lane: Lane::Results });
+    }
+    world.pass(MINUTE);
+    let sums: Vec<f64> = read(&mut world, 128.0).into_iter().map(|(_, value)| value).collect();
+    assert_eq!(sums, [if windows { 4.0 } else { 128.0 }], "it goes on as before");
 }
 
 #[test]
 fn without_a_state_readings_without_a_time_are_dated_as_they_were() {
-    readings_without_a_time(false);
-    readings_without_a_time(true);
+    for case in 0..8 {
+        readings_without_a_time(case & 1 != 0, case & 2 != 0, case & 4 != 0);
+    }
 }
