@@ -114,6 +114,23 @@ fn a_damaged_journal_is_named_alike_by_the_agent_and_by_the_commands() {
 }
 
 #[test]
+fn a_damaged_file_of_text_is_named_and_what_follows_from_it() {
+    let home = Home::new();
+    home.copy("flipped");
+    let file = "machine";
+    let path = home.path().join("flipped");
+    assert_eq!(looked(&home, "flipped", &["verify", "flipped"]).status.code(), Some(0));
+    for (at, what) in [(8, "its checksum is wrong"), (0, "it can't be read")] {
+        // No byte of UTF-8 is 0xff.
+        change(&path, file, |bytes| bytes[at] = if at == 0 { 0xff } else { bytes[at] ^ 1 });
+        let verified = looked(&home, "flipped", &["verify", "flipped"]);
+        assert_eq!(verified.status.code(), Some(1), "{}", out(&verified));
+        assert!(out(&verified).contains(&format!("{file}: {what}")), "{}", out(&verified));
+        assert!(out(&verified).contains("draws another id for the agent; costs nothing"), "{}", out(&verified));
+    }
+}
+
+#[test]
 fn a_damaged_checkpoint_or_id_is_named_alike_by_the_agent_and_by_the_commands() {
     let home = Home::new();
     for name in ["flipped", "cut", "none", "id", "lostid"] {

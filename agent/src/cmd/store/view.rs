@@ -44,6 +44,25 @@ pub struct View {
     pub inputs: Vec<String>,
 }
 
+/// What is wrong with a file of text beside the store: it ends with the CRC-32C of its lines.
+fn text_injury(directory: &Path, name: &str) -> Option<Injury> {
+    let costs = match name {
+        "machine" => "the next start draws another id for the agent",
+        _ if name.starts_with("output-") && name.ends_with(".origin") => "no file of that output is cut",
+        _ if name.starts_with("output-") && name.ends_with(".lives") => "what Kafka has may be sent twice",
+        _ => return None,
+    };
+    let damaged = |why: String| Some(Injury::new(name, None, format!("{why}: {costs}"), Harm::None));
+    let text = match std::fs::read_to_string(directory.join(name)) {
+        Ok(text) => text,
+        // A running agent removes it when it has no file any more.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => return damaged(format!("it can't be read, {error}")),
+    };
+    let whole = |(lines, sum): (&str, &str)| u32::from_str_radix(sum.trim_end(), 16) == Ok(crc32c::crc32c(lines.as_bytes()));
+    if text.rsplit_once("crc ").is_some_and(whole) { None } else { damaged("its checksum is wrong".to_owned()) }
+}
+
 impl View {
     /// Digest of what the newest checkpoint's state holds.
     ///
@@ -77,6 +96,7 @@ impl View {
         view.inputs = view.input_names();
         let outbox = view.outbox_injuries();
         view.injuries.extend(outbox);
+        view.injuries.extend(view.inspection.files.keys().filter_map(|name| text_injury(directory, name)));
         Ok(view)
     }
 

@@ -23,7 +23,7 @@ struct Life {
     used: bool,
 }
 
-/// The lives that still matter, the current one last: a line `id first used|new` each.
+/// The lives that still matter, the current one last: a line `id first used|new` each, and `crc` with the CRC-32C of these lines.
 #[derive(Debug)]
 pub struct Lives {
     path: PathBuf,
@@ -31,10 +31,15 @@ pub struct Lives {
 }
 
 impl Lives {
-    /// Begins a life in which the records after `recovered` are new. A file that can't be read holds nothing.
+    /// Begins a life in which the records after `recovered` are new. A file that can't be read, or is damaged, holds nothing.
     pub fn begin(path: &Path, id: u64, recovered: u64) -> Self {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let mut lives: Vec<Life> = text.lines().filter_map(read).collect();
+        let mut lives = match fs::read(path) {
+            Ok(bytes) => lives_in(&bytes).unwrap_or_else(|| {
+                tracing::error!(file = %path.display(), "which starts sent what to Kafka is damaged: what was in doubt may be sent twice");
+                Vec::new()
+            }),
+            Err(_) => Vec::new(),
+        };
         let mut first = recovered + 1;
         // One that delivered nothing is named by no control record: only where it began is to be known.
         while let Some(unused) = lives.pop_if(|life| !life.used) {
@@ -76,13 +81,25 @@ impl Lives {
     pub fn save(&self) -> io::Result<()> {
         let temporary = self.path.with_extension("lives.new");
         let mut file = fs::File::create(&temporary)?;
-        for Life { id, first, used } in &self.lives {
-            writeln!(file, "{id:016x} {first} {}", if *used { "used" } else { "new" })?;
-        }
+        let line = |Life { id, first, used }: &Life| format!("{id:016x} {first} {}\n", if *used { "used" } else { "new" });
+        let lines: String = self.lives.iter().map(line).collect();
+        writeln!(file, "{lines}crc {:08x}", crc32c::crc32c(lines.as_bytes()))?;
         file.sync_all()?;
         fs::rename(&temporary, &self.path)?;
         fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
     }
+}
+
+/// The lives a file names; `None` if it is damaged. Before there was a checksum lines that can't be read were left out.
+fn lives_in(bytes: &[u8]) -> Option<Vec<Life>> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let lines = match text.rsplit_once("crc ") {
+        Some((lines, sum)) => {
+            Some(lines).filter(|lines| u32::from_str_radix(sum.trim_end(), 16) == Ok(crc32c::crc32c(lines.as_bytes())))?
+        }
+        None => text,
+    };
+    Some(lines.lines().filter_map(read).collect())
 }
 
 fn read(line: &str) -> Option<Life> {
@@ -153,9 +170,24 @@ mod tests {
         for id in 1..100 {
             start(&path, id, 0, (id % 3 == 0).then(|| id.checked_sub(3).filter(|before| *before > 0)));
         }
-        assert!(fs::read_to_string(&path).unwrap().lines().count() <= 3);
+        assert!(fs::read_to_string(&path).unwrap().lines().count() <= 4);
         fs::write(&path, "zz 1 used\n5\n\n0000000000000007 0 used\n").unwrap();
         let lives = Lives::begin(&path, 9, 4);
         assert_eq!((lives.current(), lives.lives.len()), (9, 1));
+    }
+
+    #[test]
+    fn a_digit_that_rotted_makes_no_cursor_reach_further_than_it_may() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lives");
+        start(&path, 1, 0, Some(None));
+        start(&path, 2, 150, None);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(" 151 new\n"), "{text}");
+        fs::write(&path, text.replace(" 151 ", " 159 ")).unwrap();
+        assert_eq!(start(&path, 3, 500, None).known(1, at(180)), None, "sent twice rather than not at all");
+        // Written without a checksum, before there was one.
+        fs::write(&path, text.split_once("crc").unwrap().0).unwrap();
+        assert_eq!(start(&path, 3, 500, None).known(1, at(180)), last_of(150));
     }
 }
