@@ -308,7 +308,7 @@ impl Committed {
             look.note_missed();
             let replayed = self.blocks.partition_point(|block| block.last() <= self.rebuilt_to);
             let (_, look, _) = self.run(first, look, &self.blocks[..replayed])?;
-            floors.groups.extend(look.missed());
+            floors.raise(look.missed());
         }
         let mut operators = Operators::new(self.beginning(first).0);
         operators.start_above(&floors);

@@ -29,6 +29,10 @@ pub struct ClockThen {
     pub steady: i64,
     /// How far it is behind the farthest it has been in that boot.
     pub stepped_back: i64,
+    /// Readings that wait for a clock.
+    pub held: u64,
+    /// Steady time of the newest of them; [`i64::MIN`] where there is none.
+    pub newest_held: i64,
 }
 
 /// When a record was made.

@@ -158,6 +158,8 @@ impl BlockBuilder {
                     self.body.extend_from_slice(&clock.boot.to_le_bytes());
                     put_i64(&mut self.body, clock.steady);
                     put_i64(&mut self.body, clock.stepped_back);
+                    put_u64(&mut self.body, clock.held);
+                    put_i64(&mut self.body, clock.newest_held);
                 }
                 put_i64(&mut self.body, *common);
                 put_u64(&mut self.body, groups.len() as u64);
@@ -381,7 +383,8 @@ fn fixed(reader: &mut Reader<'_>) -> Result<u64, Damaged> {
 
 fn clock_then(reader: &mut Reader<'_>) -> Result<ClockThen, Damaged> {
     let (offset, quality, boot) = (reader.i64()?, quality(reader.u8()?)?, fixed(reader)?);
-    Ok(ClockThen { offset, quality, boot, steady: reader.i64()?, stepped_back: reader.i64()? })
+    let (steady, stepped_back) = (reader.i64()?, reader.i64()?);
+    Ok(ClockThen { offset, quality, boot, steady, stepped_back, held: reader.u64()?, newest_held: reader.i64()? })
 }
 
 fn names(reader: &mut Reader<'_>, today: &[&str]) -> Result<Vec<u16>, Damaged> {

@@ -318,7 +318,8 @@ fn a_configuration_and_a_clock_of_a_boot_come_back() {
 #[test]
 fn floors_come_back() {
     let groups = [(Arc::new(Series::from_parts("w", &[("host", "é")])), -7), (Arc::new(Series::from_parts("v", &[])), i64::MAX)];
-    let clock = ClockThen { offset: -7, quality: ClockQuality::Rtc, boot: u64::MAX, steady: 9, stepped_back: 3 };
+    let clock =
+        ClockThen { offset: -7, quality: ClockQuality::Rtc, boot: u64::MAX, steady: 9, stepped_back: 3, held: 2, newest_held: i64::MIN };
     for floors in [
         Record::Floors { common: i64::MIN, groups: &groups, clock: None },
         Record::Floors { common: 5, groups: &[], clock: None },

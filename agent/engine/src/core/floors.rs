@@ -53,7 +53,7 @@ impl Core {
             None if had_state => self.make_up_floors(now, outbox),
             None => return false,
         };
-        floors.groups.extend(self.missed(now, &floors, &blocks));
+        floors.raise(self.missed(now, &floors, &blocks));
         self.operators.start_above(&floors);
         is_above
     }
@@ -76,7 +76,7 @@ impl Core {
 
     /// Windows above these floors that the journal can't make as the state that is lost did: a look through it, made before it counts, tells
     /// which lack a point. Without those there is no less room for the rest.
-    fn missed(&self, now: Now, floors: &Floors, journal: &[(BlockMeta, &[u8])]) -> Vec<(Arc<Series>, i64)> {
+    fn missed(&self, now: Now, floors: &Floors, journal: &[(BlockMeta, &[u8])]) -> Floors {
         let mut look = Self::new(Arc::clone(&self.spec), now);
         look.operators.start_above(floors);
         look.operators.note_missed();

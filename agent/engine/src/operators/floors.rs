@@ -7,7 +7,7 @@ use weir_plugin_api::{Cell, Series};
 
 use super::{
     Operators,
-    time::WallClock,
+    time::{TIME_BOUND, WallClock},
     window::{WindowOperator, ended::Newest},
 };
 use crate::{
@@ -35,6 +35,24 @@ impl Default for Floors {
     }
 }
 
+impl Floors {
+    /// Everything begins above these as well.
+    pub fn raise(&mut self, more: Floors) {
+        self.common = self.common.max(more.common);
+        self.groups.iter_mut().for_each(|(_, newest)| *newest = (*newest).max(more.common));
+        self.groups.extend(more.groups);
+    }
+}
+
+/// What a look through a journal finds that can't be made as it was.
+#[derive(Clone, Debug)]
+pub(super) struct Missed {
+    /// No result is to be sent up to these.
+    pub floors: Floors,
+    /// Steady time of the newest reading that waited for a clock and is lost; [`i64::MIN`]: none.
+    pub held: i64,
+}
+
 impl Operators {
     /// How far every group has come. Nothing is believed to be beyond `newest_max` of what stands for all groups, where it is known: a
     /// device whose clock is off by years keeps its floor to itself.
@@ -58,18 +76,28 @@ impl Operators {
 
     /// From now on it is noted what lacks a point: for a look through a journal whose state is lost.
     pub fn note_missed(&mut self) {
-        self.missed.get_or_insert_default();
+        self.missed.get_or_insert(Missed { floors: Floors::default(), held: i64::MIN });
         self.stage.windows.iter_mut().for_each(WindowOperator::note_missed);
     }
 
-    /// Series and times of results that lack a point which there may have been room or time for with the state that is lost. Nothing at or
-    /// below them is to be emitted: what was sent then may have had it.
-    pub fn missed(&self) -> Vec<(Arc<Series>, i64)> {
-        let mut missed = self.missed.clone().unwrap_or_default();
+    /// Results that lack a point which there may have been room or time for with the state that is lost. Nothing at or below them is to be
+    /// emitted: what was sent then may have had it.
+    pub fn missed(&self) -> Floors {
+        let mut floors = self.missed.as_ref().map_or_else(Floors::default, |missed| missed.floors.clone());
         for window in self.stage.windows.iter().filter(|_| self.missed.is_some()) {
-            window.each_missed(|series, time| missed.push((Arc::clone(series), time)));
+            window.each_missed(|series, time| floors.groups.push((Arc::clone(series), time)));
         }
-        missed
+        floors
+    }
+
+    /// Readings that waited for a clock are lost: dated as they would be now they lack in windows. Whether they would be `dated` for good.
+    pub(super) fn miss_held(&mut self, dated: bool) {
+        let Some(missed) = self.missed.as_mut().filter(|missed| missed.held > i64::MIN) else { return };
+        let time = self.clock.wall(missed.held).clamp(-TIME_BOUND, TIME_BOUND);
+        missed.floors.common = self.stage.windows.iter().map(|window| window.newest_result_of(time)).fold(missed.floors.common, i64::max);
+        if dated {
+            missed.held = i64::MIN;
+        }
     }
 
     /// A point, or a part of it, is refused before it comes to any window.
@@ -83,19 +111,22 @@ impl Operators {
 
     /// The clock, to say with floors.
     pub fn clock_then(&self) -> ClockThen {
-        self.clock.then()
+        self.clock.then(self.held.len() as u64, self.held.newest())
     }
 
     /// What was read from here on is dated by this clock, which floors say at their place. It is the one there is, unless records in front of
     /// them are missing; what waits for a clock from before those does so no longer.
     pub fn believe(&mut self, stamp: Stamp, then: &ClockThen, table: &SeriesTable, results: &mut Results) {
-        if (then.offset, then.quality, then.boot) == (self.clock.offset, self.clock.quality, self.clock.boot) {
-            return;
+        if (then.offset, then.quality, then.boot) != (self.clock.offset, self.clock.quality, self.clock.boot) {
+            if !self.held.is_empty() {
+                self.release(stamp, true, table, results);
+            }
+            self.clock = WallClock::of(then);
         }
-        if !self.held.is_empty() {
-            self.release(stamp, true, table, results);
+        if let Some(missed) = self.missed.as_mut().filter(|_| then.held > self.held.len() as u64) {
+            missed.held = missed.held.max(then.newest_held);
+            self.miss_held(false);
         }
-        self.clock = WallClock::of(then);
     }
 
     /// Nothing is emitted at or below these. Before the first record.

@@ -24,6 +24,11 @@ impl Held {
         self.starts.is_empty()
     }
 
+    /// Steady time of the newest; [`i64::MIN`]: there is none.
+    pub fn newest(&self) -> i64 {
+        self.starts.iter().filter_map(|start| self.cells.get(*start as usize)).map(|cell| cell.time).max().unwrap_or(i64::MIN)
+    }
+
     pub fn bytes(&self) -> usize {
         self.cells.len() * size_of::<Cell>() + self.text.len()
     }

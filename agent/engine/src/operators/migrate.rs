@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Operators, SnapshotError,
+    floors::Missed,
     window::{WindowOperator, ended::Newest},
 };
 use crate::{series::SeriesTable, spec::EngineSpec};
@@ -24,9 +25,9 @@ impl Operators {
         let (mut operators, dropped) = Self::restore(spec, &bytes, new)?;
         operators.start_windows_above(self);
         operators.number_alerts_on(self);
-        if self.missed.is_some() {
+        if let Some(missed) = &self.missed {
             operators.note_missed();
-            operators.missed = Some(self.missed());
+            operators.missed = Some(Missed { floors: self.missed(), held: missed.held });
         }
         Ok((operators, dropped))
     }

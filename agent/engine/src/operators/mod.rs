@@ -36,10 +36,11 @@ mod window;
 
 use std::sync::Arc;
 
-use weir_plugin_api::{Cell, Series};
+use weir_plugin_api::Cell;
 
 use self::{
     alert::Alerts,
+    floors::Missed,
     held::Held,
     stage::{PointRef, Stage, partition_of},
     time::{ClockChange, TIME_BOUND, WallClock},
@@ -104,7 +105,7 @@ pub struct Operators {
     alerts: Alerts,
     names: Names,
     /// Noted while a journal is looked through: what lacked a point under configurations before.
-    missed: Option<Vec<(Arc<Series>, i64)>>,
+    missed: Option<Missed>,
     /// Of the last snapshot: the next one is made without moving what is written.
     size: std::cell::Cell<snapshot::Size>,
 }
@@ -312,12 +313,14 @@ impl Operators {
             // The steady times they carry mean nothing in this boot.
             self.release(stamp, true, table, results);
         }
+        self.miss_held(self.clock.is_new_boot(stamp, boot));
         let was_set = self.clock.is_set();
         match self.clock.change(stamp, offset, quality, boot) {
             ClockChange::Shift(delta) => self.alerts.shift_clock(delta),
             ClockChange::Boot if !was_set || !self.clock.is_set() => self.alerts.new_boot(),
             ClockChange::Boot => {}
         }
+        self.miss_held(self.clock.is_set());
         if self.clock.is_set() && !self.held.is_empty() {
             self.release(stamp, false, table, results);
         }

@@ -34,14 +34,15 @@ pub(super) enum ClockChange {
 impl WallClock {
     /// As it was.
     pub fn of(then: &ClockThen) -> Self {
-        let ClockThen { offset, quality, boot, steady, stepped_back } = *then;
-        let offset_max = (quality != ClockQuality::Unset).then(|| offset.saturating_add(stepped_back.max(0)));
+        let ClockThen { offset, quality, boot, steady, stepped_back, .. } = *then;
+        let offset_max = (quality != ClockQuality::Unset || stepped_back > 0).then(|| offset.saturating_add(stepped_back.max(0)));
         Self { offset, quality, offset_max, steady, boot }
     }
 
-    /// What brings it back.
-    pub fn then(&self) -> ClockThen {
-        ClockThen { offset: self.offset, quality: self.quality, boot: self.boot, steady: self.steady, stepped_back: self.stepped_back() }
+    /// What brings it back; so many readings wait for it, of which the newest has that steady time.
+    pub fn then(&self, held: u64, newest_held: i64) -> ClockThen {
+        let Self { offset, quality, steady, boot, .. } = *self;
+        ClockThen { offset, quality, boot, steady, stepped_back: self.stepped_back(), held, newest_held }
     }
 
     pub fn is_set(&self) -> bool {

@@ -355,3 +355,25 @@ fn without_a_state_readings_without_a_time_are_dated_as_they_were() {
         readings_without_a_time(case & 1 != 0, case & 2 != 0, case & 4 != 0);
     }
 }
+
+#[test]
+fn without_a_state_no_window_is_sent_that_lacks_a_reading_that_waited_for_a_clock() {
+    let mut world = world();
+    world.step(Event::Want { output: 0, lane: Lane::Results });
+    (world.now.wall, world.now.quality) = (world.now.steady, ClockQuality::Unset);
+    world.step(Event::Time);
+    read(&mut world, 1.0);
+    world.checkpoint();
+    read(&mut world, 2.0);
+    (world.now.wall, world.now.quality) = ((EPOCH / MINUTE + 10) * MINUTE + 30 * S, ClockQuality::Synced);
+    world.step(Event::Time);
+    world.pass(MINUTE);
+    let sums = |points: Vec<(Identity, f64)>| points.into_iter().map(|(_, value)| value).collect::<Vec<_>>();
+    assert_eq!(sums(read(&mut world, 4.0)), [3.0]);
+    let journal = world.blocks.clone();
+    start_with(&mut world, journal, true);
+    world.commit();
+    assert_eq!(sums(world.want(0)), Vec::<f64>::new());
+    world.pass(MINUTE);
+    assert_eq!(sums(read(&mut world, 8.0)), [4.0], "it goes on as before");
+}

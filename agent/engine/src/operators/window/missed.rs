@@ -25,6 +25,12 @@ impl WindowOperator {
         }
     }
 
+    /// Time of the newest result a point of this time is in.
+    pub fn newest_result_of(&self, time: i64) -> i64 {
+        let start = self.grid.pane(time);
+        if self.window().time_is_end { start.saturating_add(self.grid.period) } else { start }
+    }
+
     /// A point of a group was refused, or came too late.
     #[cold]
     pub(super) fn miss(&mut self, group: u32, point: &PointRef<'_>, outcome: Outcome) {
