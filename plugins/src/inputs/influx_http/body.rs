@@ -114,12 +114,13 @@ async fn read(shared: &Shared, request: Request, parameters: &Parameters) -> Res
             if unpacked.bytes().len() <= PIECE {
                 continue;
             }
-            let end = if key.is_none() { unpacked.bytes().iter().rposition(|b| *b == b'\n') } else { None };
-            if let Some(end) = end {
-                let rest = unpacked.bytes().split_off(end + 1);
-                let piece = std::mem::replace(unpacked.bytes(), rest);
+            // What a few packed bytes grow to may be several pieces.
+            while key.is_none()
+                && let Some(piece) = piece_of(unpacked.bytes())
+            {
                 pieces.hand_over(piece, None).await?;
-            } else if large.is_none() {
+            }
+            if unpacked.bytes().len() > PIECE && large.is_none() {
                 // One such body at a time, or a few of them would take all memory.
                 let place = tokio::time::timeout(shared.settings.write_timeout, shared.large.acquire()).await;
                 large = Some(place.map_err(|_| Failure::Busy("too many large requests at a time"))?);
@@ -137,6 +138,14 @@ async fn read(shared: &Shared, request: Request, parameters: &Parameters) -> Res
         Ok(result) => result,
         Err(_) => Err(Failure::Busy("the points could not be made durable in time")),
     }
+}
+
+/// Takes whole lines of up to [`PIECE`] bytes off the front of what is more than that; a longer line alone.
+fn piece_of(bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let (front, behind) = bytes.split_at_checked(PIECE).filter(|(_, behind)| !behind.is_empty())?;
+    let end = memchr::memrchr(b'\n', front).or_else(|| memchr::memchr(b'\n', behind).map(|at| PIECE + at))?;
+    let rest = bytes.split_off(end + 1);
+    Some(std::mem::replace(bytes, rest))
 }
 
 /// The request's `Idempotency-Key`.

@@ -109,7 +109,7 @@ async fn closed(stream: &mut TcpStream) -> String {
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
@@ -130,6 +130,19 @@ async fn a_write_is_answered_only_when_it_is_durable() {
     assert!(tokio::time::timeout(Duration::from_millis(100), &mut asked).await.is_err(), "answered before it was durable");
     running.receiver.ring.acknowledge(1);
     assert!(asked.await.unwrap().starts_with("HTTP/1.1 204"));
+}
+
+/// A few packed kilobytes grew to a piece of more points than a message may have, and all of them were refused.
+#[tokio::test]
+async fn what_little_packed_bytes_grow_to_is_taken_in_pieces_too() {
+    let mut running = Running::start(Api::V2, 16, |s| s.body_max = 8 << 20).await;
+    let lines = 600_000;
+    let body = gzip(&b"m v=1 1\n".repeat(lines));
+    assert!(body.len() < 64 * 1024, "{}", body.len());
+    let asked = running.ask("POST /api/v2/write?bucket=b HTTP/1.1\nContent-Encoding: gzip\n", &body);
+    let answer = running.answer(asked).await;
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    assert_eq!((running.lines.len(), running.receiver.counts.refused_size), (lines, 0));
 }
 
 #[tokio::test]
