@@ -98,6 +98,19 @@ fn what_a_failed_checkpoint_had_moved_is_delivered_from_memory() {
 }
 
 #[test]
+fn what_a_failed_checkpoint_had_moved_comes_in_its_order_and_before_what_came_since() {
+    let mut world = World::new(spec());
+    for value in [1.0, 2.0, 3.0] {
+        world.take(&[value]);
+    }
+    world.step(Event::Checkpoint);
+    world.step(failed(1, false));
+    world.take(&[4.0]);
+    assert_eq!(world.drain(0), [1.0, 2.0, 3.0, 4.0]);
+    world.balances();
+}
+
+#[test]
 fn what_a_checkpoint_had_moved_when_the_disk_died_is_delivered_from_memory() {
     let mut spec = spec();
     spec.storage.on_failure = OnStorageFailure::Continue;

@@ -3,6 +3,7 @@
 use weir_plugin_api::position::MessageId;
 
 use super::*;
+use crate::spec::OnStorageFailure;
 
 fn messages(count: u16) -> Position {
     Position::Messages { session: 1, ids: (1..=count).map(|id| MessageId { id, hash: u32::from(id) }).collect() }
@@ -35,6 +36,29 @@ fn a_write_that_was_not_synced_frees_nothing_in_power_mode_and_everything_in_cra
         world.step(Event::Time);
         let effects = world.step(Event::Durable { block: 2, synced: false });
         assert_eq!(acknowledged(&effects).len(), freed, "{durability:?}");
+    }
+}
+
+#[test]
+fn a_block_that_arrives_sets_nothing_free_of_the_one_behind_it() {
+    let mut world = World::new(spec());
+    world.batch(messages(15), &[1.0]);
+    world.batch(messages(15), &[2.0]);
+    let on_their_way: Vec<BlockNumber> = world.blocks.iter().rev().take(2).rev().map(|(block, ..)| *block).collect();
+    for (block, batch) in on_their_way.into_iter().zip([1, 2]) {
+        assert_eq!(acknowledged(&world.step(Event::Durable { block, synced: true })), [batch]);
+    }
+}
+
+#[test]
+fn with_a_dead_disk_nothing_is_taken_where_that_is_to_stall() {
+    for (on_failure, takes) in [(OnStorageFailure::Stall, false), (OnStorageFailure::Continue, true)] {
+        let mut spec = spec();
+        spec.storage.on_failure = on_failure;
+        let mut world = World::new(spec);
+        assert!(world.core.wants_batches());
+        world.step(Event::StorageFailed { reason: "dead".into() });
+        assert_eq!(world.core.wants_batches(), takes, "{on_failure:?}");
     }
 }
 

@@ -322,6 +322,21 @@ fn saved_cursors_know_what_was_lost_from_what_was_given_up() {
 }
 
 #[test]
+fn saved_cursors_do_not_speak_of_what_is_on_its_way() {
+    let (mut world, state) = ten_segments();
+    let kept = world.blocks.len();
+    let held = world.want(0);
+    world.delivered(0, &held);
+    assert_eq!(world.want(0).len(), 4, "nobody has said that these have arrived");
+    world.saved = Some(world.core.encode_cursors());
+    world.blocks.truncate(kept);
+    world.restart(Some(&state));
+    assert_eq!(world.line(0).delivered, 4);
+    assert_eq!(world.drain(0).len(), 36);
+    world.balances();
+}
+
+#[test]
 fn cursors_that_can_t_be_saved_keep_everything_and_are_said_once() {
     let (mut world, state, _) = a_journal_without_room();
     let unsaved = |world: &mut World| world.step(Event::CursorsUnsaved { reason: "no".into() });

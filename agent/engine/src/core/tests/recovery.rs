@@ -43,6 +43,19 @@ fn a_large_message_survives_a_crash_as_a_whole_or_not_at_all() {
     }
 }
 
+/// The store frees the journal, and reads it again, by what the checkpoint says.
+#[test]
+fn a_checkpoint_says_up_to_which_record_its_state_is() {
+    let mut world = World::new(spec());
+    world.take(&[1.0]);
+    let effects = world.step(Event::Checkpoint);
+    let said = effects.iter().find_map(|e| if let Effect::Checkpoint { upto_record, .. } = e { Some(*upto_record) } else { None });
+    let state = world.write_checkpoint(effects);
+    world.restart(Some(&state));
+    let restored = Core::restore(Arc::clone(&world.spec), &state, &[], world.now).unwrap();
+    assert_eq!(Some(restored.last_record()), said);
+}
+
 #[test]
 fn a_state_keeps_the_generations_of_repeatable_messages() {
     let mut world = World::new(spec());

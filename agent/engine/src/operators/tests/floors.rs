@@ -37,6 +37,22 @@ fn a_window_that_was_sent_and_let_go_is_below_the_floor_as_well() {
 }
 
 #[test]
+fn a_group_that_has_begun_above_a_floor_stays_above_it_after_a_restart() {
+    let mut world = World::new(spec(vec![WindowSpec { lateness: 5 * S, ..window() }], vec![]));
+    world.now = 100;
+    world.batch(&["p m,d=a t=1 25"]);
+    let floors = world.operators.floors(None);
+    world.lose_state(&floors);
+    world.take();
+    // Its watermark is 26 now: the floor alone keeps the window before closed.
+    world.batch(&["p m,d=a t=1 31"]);
+    world.restart();
+    world.batch(&["p m,d=a t=2 29"]);
+    world.finish();
+    assert_eq!(world.take(), ["late m,d=a t=2,lag=1 29", "m,d=a t_count=1i,t_sum=1 30"]);
+}
+
+#[test]
 fn of_many_groups_there_is_one_floor_but_for_a_clock_that_is_far_ahead() {
     let mut s = spec(vec![window()], vec![]);
     s.time.future_skew_max = 1_000_000 * S;
