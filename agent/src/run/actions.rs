@@ -191,9 +191,14 @@ impl LevelTask {
 mod tests {
     use std::sync::Mutex;
 
-    use weir_plugin_api::plugin::{BoxFuture, PluginError};
+    use weir_plugin_api::{
+        Series, Value,
+        chunk::ChunkBuilder,
+        plugin::{BoxFuture, PluginError},
+    };
 
     use super::*;
+    use crate::run::handle::Message;
 
     /// Remembers what it was set to; the third time nothing is there to be set.
     struct Lamp(Arc<Mutex<Vec<bool>>>);
@@ -209,6 +214,69 @@ mod tests {
         fn again_every(&self) -> Option<Duration> {
             Some(Duration::from_millis(5))
         }
+    }
+
+    /// Writes down what it is told to do and what the core has been told by then; fails the first time.
+    struct Bell {
+        log: Arc<Mutex<Vec<String>>>,
+        inbox: Arc<Mutex<std::sync::mpsc::Receiver<Message>>>,
+    }
+
+    fn look(log: &Mutex<Vec<String>>, inbox: &Mutex<std::sync::mpsc::Receiver<Message>>) -> Vec<String> {
+        let mut log = log.lock().expect("not poisoned");
+        log.extend(inbox.lock().expect("not poisoned").try_iter().filter_map(|message| match message {
+            Message::Event(Event::Delivered { upto, counts, .. }) => Some(format!("done {} upto {}", counts.delivered, upto.ordinal)),
+            _ => None,
+        }));
+        log.clone()
+    }
+
+    impl EdgeAction for Bell {
+        fn fire<'a>(&'a mut self, notification: &'a Notification) -> BoxFuture<'a, Outcome> {
+            let tries = look(&self.log, &self.inbox).len();
+            self.log.lock().expect("not poisoned").push(format!("fire {}", notification.time));
+            let outcome = if tries == 0 { Outcome::Retry { after: None, reason: "nobody answers".into() } } else { Outcome::delivered() };
+            Box::pin(async move { outcome })
+        }
+    }
+
+    #[tokio::test]
+    async fn an_edge_action_is_told_done_when_it_is_and_goes_on_in_order() {
+        let (core, inbox) = CoreHandle::new();
+        let (log, inbox) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(Mutex::new(inbox)));
+        let (offer, offers) = mpsc::unbounded_channel();
+        let (_alarm, alarms) = mpsc::unbounded_channel();
+        let task = EdgeTask {
+            name: "bell".into(),
+            index: 0,
+            expires_after: 0,
+            agent: AgentId::default(),
+            action: Box::new(Bell { log: Arc::clone(&log), inbox: Arc::clone(&inbox) }),
+            offers,
+            alarms,
+            core,
+            clock: Arc::new(crate::sys::clock::SystemClock::default()),
+            health: Arc::default(),
+        };
+        let mut builder = ChunkBuilder::default();
+        for (ordinal, route) in [1, 2, 1].into_iter().enumerate() {
+            let series = Arc::new(Series::from_parts(if route == 1 { "ours" } else { "others" }, &[]));
+            builder.point(Identity { record: 1, ordinal: ordinal as u32 }, &series, route);
+            builder.field(&"v".into(), ordinal as i64, Value::Float(1.0));
+        }
+        let end = Stop::default();
+        let running = tokio::spawn(task.run(end.clone()));
+        let offered = Offered { lane: Lane::Alerts, chunk: Arc::new(builder.finish()), from: 0, age: 0 };
+        assert!(offer.send(offered).is_ok(), "the task runs");
+        let done = async {
+            while !look(&log, &inbox).iter().any(|told| told == "done 1 upto 2") {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), done).await.expect("both are done");
+        assert_eq!(look(&log, &inbox), ["fire 0", "fire 0", "done 1 upto 0", "fire 2", "done 1 upto 2"]);
+        end.request();
+        assert!(running.await.is_ok());
     }
 
     #[tokio::test]

@@ -245,6 +245,19 @@ mod tests {
     }
 
     #[test]
+    fn what_can_t_be_synced_takes_the_place_of_nothing() {
+        let (root, directory) = (pi("10000000aaaa0001"), tempfile::tempdir().unwrap());
+        start(directory.path(), root.path(), 7, 0, 100);
+        let file = directory.path().join(FILE);
+        let before = fs::read(&file).unwrap();
+        // A device takes what is written to it and keeps nothing.
+        std::os::unix::fs::symlink("/dev/null", file.with_extension("new")).unwrap();
+        let other = Known { store: 8, id: 8.into(), machine: Machine::default() };
+        assert!(other.save(&file).is_err());
+        assert_eq!(fs::read(&file).unwrap(), before);
+    }
+
+    #[test]
     fn where_nothing_can_be_written_the_agent_starts_all_the_same() {
         let root = pi("10000000aaaa0001");
         let nowhere = root.path().join("none");

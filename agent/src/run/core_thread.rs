@@ -274,3 +274,153 @@ fn sleep(nanos: i64) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use weir_engine::spec::{EngineSpec, InputSpec};
+    use weir_plugin_api::{
+        Batch, Cell, Kind, Series,
+        ring::{RingSender, ring},
+    };
+
+    use super::*;
+
+    /// Longest wait for anything.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A core thread whose disk is the test.
+    struct World {
+        sender: RingSender,
+        core: CoreHandle,
+        disk: mpsc::Receiver<DiskCommand>,
+        thread: std::thread::JoinHandle<()>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let clock = Arc::new(SystemClock::default());
+            let mut spec = EngineSpec { inputs: vec![InputSpec { name: "in".into(), ..InputSpec::default() }], ..EngineSpec::default() };
+            spec.storage.commit_interval = 1_000_000;
+            let (handle, inbox) = CoreHandle::new();
+            let waking = handle.clone();
+            let (sender, receiver) = ring(2, Arc::new(move || waking.wake()));
+            let (commands, disk) = mpsc::channel();
+            let thread = CoreThread {
+                core: Core::new(Arc::new(spec), clock.now()),
+                rings: vec![receiver],
+                can_wait: vec![true],
+                inbox,
+                disk: commands,
+                outputs: Vec::new(),
+                levels: Vec::new(),
+                alarms: Vec::new(),
+                tags: Vec::new(),
+                clock,
+                handle: handle.clone(),
+            };
+            Self { sender, core: handle, disk, thread: std::thread::spawn(move || thread.run()) }
+        }
+
+        /// Hands a point over, as batch 1.
+        fn take(&mut self) {
+            let cell = Cell { series: 0, field: 0, kind: Kind::Float as u8, flags: Cell::START, time: 1, value: 0 };
+            let batch = Batch {
+                number: 1,
+                cells: vec![cell],
+                points: 1,
+                new_series: vec![Arc::new(Series::from_parts("m", &[]))],
+                new_partitions: vec!["a".into()],
+                new_fields: vec!["v".into()],
+                ..Batch::default()
+            };
+            self.sender.send(batch).expect("the thread runs");
+        }
+
+        /// The next thing the disk is asked to do.
+        fn asked(&self) -> DiskCommand {
+            self.disk.recv_timeout(PATIENCE).expect("it asks for something")
+        }
+
+        /// Writes blocks until a checkpoint is asked for; its number.
+        fn checkpoint(&self) -> u64 {
+            loop {
+                match self.asked() {
+                    DiskCommand::Append { block, .. } => drop(self.core.event(Event::Durable { block, synced: true })),
+                    DiskCommand::Checkpoint { number, .. } => return number,
+                    _ => {}
+                }
+            }
+        }
+
+        fn made(&self, number: u64) {
+            self.core.event(Event::CheckpointDone { number, outbox: Vec::new(), journal_used: 0 });
+        }
+    }
+
+    #[test]
+    fn a_batch_is_acknowledged_when_the_disk_says_that_it_is_durable() {
+        let mut world = World::new();
+        let acknowledgements = world.sender.acknowledgements();
+        world.take();
+        loop {
+            let DiskCommand::Append { block, meta, .. } = world.asked() else { continue };
+            assert_eq!(acknowledgements.now(), 0, "nobody has said that it is on the disk");
+            world.core.event(Event::Durable { block, synced: true });
+            if meta.points > 0 {
+                break;
+            }
+        }
+        let since = Instant::now();
+        while acknowledgements.now() == 0 {
+            assert!(since.elapsed() < PATIENCE, "it is never acknowledged");
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        world.core.send(Message::GiveUp);
+        assert!(world.thread.join().is_ok());
+    }
+
+    #[test]
+    fn whoever_asks_for_a_checkpoint_hears_when_it_is_made_or_why_it_is_not() {
+        let world = World::new();
+        for reason in [None, Some("no room")] {
+            let (reply, mut answer) = oneshot::channel();
+            world.core.send(Message::Checkpoint(reply));
+            let number = world.checkpoint();
+            assert!(answer.try_recv().is_err_and(|e| e == oneshot::error::TryRecvError::Empty), "it is not made yet");
+            match reason {
+                None => world.made(number),
+                Some(reason) => {
+                    world.core.event(Event::CheckpointFailed { number, no_space: false, reason: reason.into() });
+                }
+            }
+            let said = answer.blocking_recv().expect("an answer");
+            assert_eq!(said, reason.map_or(Ok(()), |reason| Err(reason.to_owned())));
+        }
+        world.core.send(Message::GiveUp);
+        assert!(world.thread.join().is_ok());
+    }
+
+    #[test]
+    fn an_end_waits_for_the_last_checkpoint_and_that_has_what_lay_in_the_ring() {
+        let mut world = World::new();
+        world.take();
+        world.core.send(Message::End);
+        let mut points = 0;
+        let number = loop {
+            match world.asked() {
+                DiskCommand::Append { block, meta, .. } => {
+                    points += meta.points;
+                    world.core.event(Event::Durable { block, synced: true });
+                }
+                DiskCommand::Checkpoint { number, .. } => break number,
+                _ => {}
+            }
+        };
+        assert_eq!(points, 1);
+        assert!(!world.thread.is_finished(), "the checkpoint is not made yet");
+        world.made(number);
+        assert!(world.thread.join().is_ok());
+    }
+}
