@@ -250,3 +250,31 @@ async fn a_file_is_not_cut_where_what_is_remembered_of_it_is_damaged_or_gone() {
     output(&[&path], dir.path()).open(at(0)).await.unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap(), "# mine, and longer than what follows\n", "whole again it is believed");
 }
+
+/// A regular file that takes bytes and can't be synced: the name of this process.
+#[tokio::test]
+async fn what_can_t_be_synced_is_not_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = Path::new("/proc/self/comm");
+    assert!(fs::metadata(path).unwrap().is_file());
+    let mut output = output(&[path], dir.path());
+    output.open(at(0)).await.unwrap();
+    let outcome = output.write(Lane::Results, &numbered(1)).await;
+    assert!(matches!(&outcome, Outcome::Retry { reason, .. } if reason.contains("/proc/self/comm")), "{outcome:?}");
+}
+
+#[test]
+fn an_origin_that_can_t_be_synced_takes_the_place_of_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("output-out.origin");
+    let remembered = |length| {
+        let mut origin = Origin::default();
+        origin.set(Path::new("out.lp"), 0, length);
+        origin
+    };
+    remembered(5).save(&path).unwrap();
+    // A device takes what is written to it and keeps nothing.
+    std::os::unix::fs::symlink("/dev/null", dir.path().join("output-out.origin.new")).unwrap();
+    assert!(remembered(9).save(&path).is_err());
+    assert_eq!(Origin::load(&path), remembered(5));
+}
