@@ -35,6 +35,28 @@ impl Transform {
         })
     }
 
+    /// One that leaves out a field, for tests.
+    #[cfg(test)]
+    pub fn without_field(field: &str) -> Self {
+        let options = weir_plugin_api::filter::FilterOptions {
+            namepass: Vec::new(),
+            namedrop: Vec::new(),
+            fieldinclude: Vec::new(),
+            fieldexclude: vec![field.into()],
+            tagpass: Default::default(),
+            tagdrop: Default::default(),
+            taginclude: Vec::new(),
+            tagexclude: Vec::new(),
+        };
+        Self {
+            filter: Filter::new(&options),
+            name_override: None,
+            name_prefix: String::new(),
+            name_suffix: String::new(),
+            known: HashMap::new(),
+        }
+    }
+
     /// The chunk as the output shows it. Points keep their identities; one that has no field left keeps its place without cells, and
     /// is left out by [`has_fields`].
     pub fn apply(&mut self, chunk: &Chunk) -> Chunk {

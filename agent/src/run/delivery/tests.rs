@@ -90,13 +90,13 @@ fn chunk(routes: &[u64]) -> Arc<Chunk> {
     Arc::new(builder.finish())
 }
 
-/// Starts a task and offers it these points; `stands` is what the destination says of itself, `held` how it was left.
-fn offered(
-    routes: &[u64],
+/// A task and who offers to it.
+fn task(
     answers: Vec<Outcome>,
     stands: Option<Identity>,
     held: bool,
-) -> (Watch, (mpsc::UnboundedSender<Offered>, tokio::task::JoinHandle<()>)) {
+    transform: Option<Transform>,
+) -> (Watch, mpsc::UnboundedSender<Offered>, Delivery) {
     let (core, inbox) = CoreHandle::new();
     let watch = Watch(Arc::new(Mutex::new((inbox, Vec::new()))));
     let output = Scripted { answers: answers.into(), stands, watch: watch.clone() };
@@ -113,9 +113,19 @@ fn offered(
     let (offer, offers) = mpsc::unbounded_channel();
     let health = Arc::new(OutputHealth::default());
     health.held.store(held, Ordering::Relaxed);
+    (watch, offer, Delivery::new(options, Box::new(output), transform, offers, core, health, 1))
+}
+
+/// Starts a task and offers it these points; `stands` is what the destination says of itself, `held` how it was left.
+fn offered(
+    routes: &[u64],
+    answers: Vec<Outcome>,
+    stands: Option<Identity>,
+    held: bool,
+) -> (Watch, (mpsc::UnboundedSender<Offered>, tokio::task::JoinHandle<()>)) {
+    let (watch, offer, task) = task(answers, stands, held, None);
     let from = stands.map_or(0, |at| at.ordinal as usize + 1);
     assert!(offer.send(Offered { lane: Lane::Results, chunk: chunk(routes), from, age: 0 }).is_ok(), "it will run");
-    let task = Delivery::new(options, Box::new(output), None, offers, core, health, 1);
     // It ends with the test, when nobody offers any more.
     (watch, (offer, tokio::spawn(task.run(OutputResume::default(), Stop::default(), Stop::default()))))
 }
@@ -166,4 +176,24 @@ async fn a_hold_settles_nothing_and_one_from_before_ends_with_the_first_write() 
     let (watch, _task) = offered(&[1; 4], Vec::new(), None, true);
     let settled = "delivered 4 refused 0 collapsed 0 upto 1.3 token 0";
     assert_eq!(watch.until("delivered").await, ["write [0, 1, 2, 3]", "held false", settled]);
+}
+
+#[tokio::test]
+async fn what_is_held_is_written_again_and_is_the_same() {
+    let (watch, _offer, mut task) = task(vec![Outcome::Hold { reason: "no bucket".into() }], None, false, None);
+    task.take(&Offered { lane: Lane::Results, chunk: chunk(&[1; 4]), from: 0, age: 0 });
+    assert_eq!(task.write(Lane::Results).await, Some(HOLD));
+    assert_eq!(task.ready(false), Some(Lane::Results));
+    assert_eq!(task.write(Lane::Results).await, None);
+    let settled = "delivered 4 refused 0 collapsed 0 upto 1.3 token 0";
+    let expected = ["write [0, 1, 2, 3]", "failing", "held true", "write [0, 1, 2, 3]", "held false", settled];
+    assert_eq!(watch.log(None), expected);
+}
+
+#[tokio::test]
+async fn points_that_have_no_field_left_are_settled_without_a_write_or_with_the_next() {
+    let (watch, _offer, mut task) = task(Vec::new(), None, false, Some(Transform::without_field("v")));
+    task.take(&Offered { lane: Lane::Results, chunk: chunk(&[1, 2, 1]), from: 0, age: 0 });
+    assert_eq!(watch.log(None), ["delivered 2 refused 0 collapsed 0 upto 1.2 token 0"]);
+    assert_eq!(task.ready(true), None, "nothing is to be written");
 }
