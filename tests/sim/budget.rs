@@ -89,7 +89,7 @@ impl Simulator {
         while done.pop_front_if(|at| now - *at >= MINUTE - LAG).is_some() {}
         // Told when the disk is at rest again.
         let told = self.inbox.iter().map(|e| if let weir_engine::core::Event::Synced { beyond } = e { u64::from(*beyond) } else { 0 });
-        let waits = told.sum::<u64>() + u64::from(!self.disk.is_idle()) * syncs.saturating_sub(before);
+        let waits = told.sum::<u64>() + self.disk.untold(&self.store);
         let allowed = u64::from(self.core.spec().storage.fsyncs_per_minute_max) + self.core.ledger().over_budget + waits;
         if done.len() as u64 > allowed {
             return Err(format!(

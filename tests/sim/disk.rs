@@ -69,6 +69,12 @@ impl Disk {
         }
     }
 
+    /// Syncs beyond the commits that nobody was told of yet: they are told when all is done that was begun.
+    pub fn untold(&self, store: &Store<MortalFiles>) -> u64 {
+        let beyond = (store.stats().written.sum().fsyncs - self.told).saturating_sub(self.commits);
+        if self.tells { beyond } else { 0 }
+    }
+
     /// Whether it is to sync next.
     pub fn owes_sync(&self) -> bool {
         self.unsynced

@@ -13,6 +13,9 @@ pub const WIDEST: u64 = 1 << 52;
 pub const WIDER_STILL: u64 = 1 << 54;
 /// From this seed on outputs may cut what they have back to what they are told, and states are lost whatever else goes wrong.
 pub const FURTHEST: u64 = 1 << 55;
+/// From this seed on states are lost in every second life, whatever else there is: outputs that know what they have or cut it back, modes that
+/// do not sync, disks that err or are full.
+pub const BARE: u64 = 1 << 56;
 /// Inputs that recognise by `dedup` what comes again, in lives that have it.
 pub const DEDUPS: [usize; 2] = [3, 5];
 
@@ -163,11 +166,24 @@ impl Plan {
     /// all there is, from [`FURTHEST`] on with nothing kept apart.
     pub fn of(seed: u64) -> Self {
         match seed {
+            BARE.. => Self::bare(seed),
             FURTHEST.. => Self::furthest(seed),
             WIDEST.. => Self::widest(seed),
             WIDE.. => Self::wide(seed),
             _ => Self::plain(seed),
         }
+    }
+
+    fn bare(seed: u64) -> Self {
+        let mut random = Random(seed ^ 0x6c62_272e_07bb_0142);
+        let furthest = Self::furthest(seed);
+        let wide = Self::wide(seed);
+        let stateless = random.once_in(2);
+        let cutting = random.once_in(2);
+        let telling = random.once_in(2) && may_know(wide.trouble) && !cutting;
+        // Which output is which only a state knows, when one was added.
+        let changing = furthest.changing && !stateless;
+        Self { stateless, cutting, telling, knowing: (wide.knowing || telling) && !cutting, changing, ..furthest }
     }
 
     fn furthest(seed: u64) -> Self {

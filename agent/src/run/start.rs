@@ -293,12 +293,16 @@ fn recover(config: &Config, directory: &Path, clock: &SystemClock) -> Result<(St
     }
     core.set_boot(clock.boot());
     core.adopt();
-    if let Some(saved) = cursors
-        && core.set_saved_cursors(&saved.bytes).unwrap_or(true)
+    if let Some(saved) = cursors {
         // Of records that are lost, or of another version: it must not be believed when others have their numbers.
-        && let Err(error) = store.clear_cursors()
-    {
-        tracing::error!(error = error.with_causes(), "saved cursors of lost records can't be cleared");
+        let cleared = match core.set_saved_cursors(&saved.bytes) {
+            Ok(None) => Ok(()),
+            Ok(Some(kept)) => store.save_cursors(saved.checkpoint, &kept).or_else(|_| store.clear_cursors()),
+            Err(_) => store.clear_cursors(),
+        };
+        if let Err(error) = cleared {
+            tracing::error!(error = error.with_causes(), "saved cursors of lost records can't be cleared");
+        }
     }
     if replayed > 0 {
         tracing::info!(blocks = replayed, "journal replayed");

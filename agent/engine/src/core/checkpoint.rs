@@ -48,7 +48,7 @@ pub(crate) struct CheckpointState {
     pub frees: [u64; 2],
     /// Segments below these are removed, by lane.
     pub freed: [u64; 2],
-    /// Segments below these are free once records up to this one are durable.
+    /// Segments below these are free once records up to this one are synced; 0: they need not be, the cursors are saved.
     pub to_free: Option<([u64; 2], u64)>,
     /// Cursors are being saved so that segments can be removed.
     pub saving: Option<Saving>,
@@ -234,7 +234,7 @@ impl Core {
                 self.commit.urgent |= !self.block.is_empty();
             }
         }
-        if self.checkpoint.to_free.is_some_and(|(_, record)| record <= self.commit.durable) {
+        if self.checkpoint.to_free.is_some_and(|(_, record)| self.is_synced(record)) {
             self.free_now(now, effects);
         }
         let bound = self.spec.limits.results_waiting_bytes_max / 2 * 3;

@@ -72,11 +72,30 @@ fn totals(line: &OutputLine) -> [u64; SUMS + 1] {
     })
 }
 
+/// Outputs by name, where they stand, and their sums.
+fn encode(saved: &[(&str, OutputResume, [u64; SUMS + 1])]) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    put_u64(&mut out, saved.len() as u64);
+    for (name, resume, totals) in saved {
+        put_bytes(&mut out, name.as_bytes());
+        for done in [resume.alerts, resume.results] {
+            put_u64(&mut out, done.record);
+            put_u64(&mut out, u64::from(done.ordinal));
+        }
+        put_u64(&mut out, resume.token);
+        totals.iter().take(SUMS).for_each(|total| put_u64(&mut out, *total));
+    }
+    if saved.iter().any(|(.., totals)| totals[SUMS] > 0) {
+        saved.iter().for_each(|(.., totals)| put_u64(&mut out, totals[SUMS]));
+    }
+    out
+}
+
 impl Core {
     /// A checkpoint found no room: what nobody needs is removed, at once where the journal says so, else when the cursors are saved.
     pub(super) fn free_or_save(&mut self, now: Now, effects: &mut Vec<Effect>) {
         match self.checkpoint.to_free {
-            Some((_, record)) if record <= self.commit.durable => self.free_now(now, effects),
+            Some((_, record)) if self.is_synced(record) => self.free_now(now, effects),
             Some((below, _)) if self.checkpoint.saving.is_none() => {
                 let frees = |segment: &mut u64| *segment < below[Lane::Results as usize];
                 self.checkpoint.saving = Some(Saving { below, given_up: self.checkpoint.given_up.take_if(frees) });
@@ -86,10 +105,15 @@ impl Core {
         }
     }
 
+    /// Whether records up to this one are there after a power cut. Where a mode does not sync what it takes for durable, only the cursors can
+    /// say that nobody needs a segment: the records may be lost, and the segment is not there any more.
+    pub(super) fn is_synced(&self, record: u64) -> bool {
+        record == 0 || self.commit.syncs() && record <= self.commit.durable
+    }
+
     pub(super) fn cursors_saved(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let Some(saving) = self.checkpoint.saving.take() else { return };
         self.checkpoint.unsaved = false;
-        // The record that says so, 0, is durable.
         self.checkpoint.to_free = Some((saving.below, 0));
         if self.checkpoint.running.is_none() {
             self.free_now(now, effects);
@@ -107,39 +131,33 @@ impl Core {
     }
 
     pub(super) fn encode_cursors(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
-        put_u64(&mut out, self.spec.outputs.len() as u64);
-        for (index, output) in self.spec.outputs.iter().enumerate() {
-            put_bytes(&mut out, output.name.as_bytes());
-            for lane in &self.waiting.lanes {
-                let done = lane.cursors[index].done;
-                put_u64(&mut out, done.record);
-                put_u64(&mut out, u64::from(done.ordinal));
-            }
-            put_u64(&mut out, self.tokens[index]);
-            totals(&self.lines[index]).into_iter().take(SUMS).for_each(|total| put_u64(&mut out, total));
-        }
-        if self.lines.iter().any(|line| line.lost_outbox > 0) {
-            self.lines.iter().for_each(|line| put_u64(&mut out, line.lost_outbox));
-        }
-        out
+        let saved = self.spec.outputs.iter().enumerate().map(|(index, output)| {
+            let [alerts, results] = self.waiting.lanes.each_ref().map(|lane| lane.cursors[index].done);
+            let resume = OutputResume { alerts, results, token: self.tokens[index], ..OutputResume::default() };
+            (output.name.as_str(), resume, totals(&self.lines[index]))
+        });
+        encode(&saved.collect::<Vec<_>>())
     }
 
     /// What [`Effect::SaveCursors`] had saved, after everything is replayed and before [`Core::start`]: what outputs had by then is delivered.
-    /// Whether some of it speaks of records that are lost: their numbers are given to others, so it must not be there at another start.
+    /// What is to be saved in its place, if some of it speaks of records that are lost: their numbers are given to others, so it must not be
+    /// there at another start. Nor may it be forgotten: what was removed since is not asked for again because of it.
     ///
     /// # Errors
     /// When it can't be read; nothing has changed then.
-    pub fn set_saved_cursors(&mut self, bytes: &[u8]) -> Result<bool, Damaged> {
+    pub fn set_saved_cursors(&mut self, bytes: &[u8]) -> Result<Option<Vec<u8>>, Damaged> {
         let mut reader = Reader::new(bytes);
         if reader.u8()? != VERSION {
             return Err(Damaged("version of saved cursors"));
         }
-        let mut found = Vec::new();
+        let (mut found, mut stale) = (Vec::new(), false);
+        let newest = Identity { record: self.next_record - 1, ordinal: u32::MAX };
         for _ in 0..reader.count()? {
             let name = reader.text()?;
             let alerts = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
             let results = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
+            stale |= alerts.max(results) > newest;
+            let (alerts, results) = (alerts.min(newest), results.min(newest));
             let resume = OutputResume { alerts, results, token: reader.u64()?, ..OutputResume::default() };
             let mut totals = [0; SUMS + 1];
             for total in totals.iter_mut().take(SUMS) {
@@ -152,9 +170,8 @@ impl Core {
                 totals[SUMS] = reader.u64()?;
             }
         }
-        let mut stale = false;
+        let kept = stale.then(|| encode(&found));
         for (name, resume, saved) in found {
-            stale |= resume.alerts.record.max(resume.results.record) >= self.next_record;
             let Some(index) = self.spec.outputs.iter().position(|output| output.name == name) else { continue };
             let [alerts, results] = self.waiting.lanes.each_ref().map(|lane| lane.cursors[index].done);
             // The journal may have gone on since, where it is damaged for one lane alone: then the token is its own.
@@ -165,6 +182,6 @@ impl Core {
                 self.note_place(index as u16, resume, Some(delivery_counts(since)));
             }
         }
-        Ok(stale)
+        Ok(kept)
     }
 }

@@ -165,7 +165,11 @@ fn an_outputs_own_bound_holds_inputs_back_before_it_drops() {
 
 /// Ten commits of four points, spilled into a segment each, and the state then.
 fn ten_segments() -> (World, Vec<u8>) {
-    let mut world = World::new(spec());
+    ten_segments_of(spec())
+}
+
+fn ten_segments_of(spec: EngineSpec) -> (World, Vec<u8>) {
+    let mut world = World::new(spec);
     let mut state = Vec::new();
     for commit in 0..10 {
         let first = f64::from(commit * 4);
@@ -300,6 +304,37 @@ fn on_a_full_disk_nothing_is_removed_that_a_crash_would_have_forgotten_to_be_del
 }
 
 #[test]
+fn where_records_are_not_synced_nothing_is_removed_before_the_cursors_are_saved() {
+    for durability in [Durability::Crash, Durability::None] {
+        let mut spec = spec();
+        spec.storage.durability = durability;
+        let (mut world, state) = ten_segments_of(spec);
+        delivered_one(&mut world, 0);
+        world.step(Event::Failing { output: 1 });
+        let kept = world.blocks.len();
+        let mut effects = no_room(&mut world);
+        effects.extend(world.sync());
+        assert_eq!(freed(&effects), None, "{durability:?}: the power may fail");
+        world.pass(2 * S);
+        effects.extend(no_room(&mut world));
+        assert_eq!(freed(&effects), None, "{durability:?}");
+        let saved = saves(&effects).unwrap();
+        let below = freed(&world.step(Event::CursorsSaved)).unwrap()[1];
+        world.outbox.retain(|place, _| place.segment >= below);
+        assert_eq!(world.outbox.len(), 9);
+        // The power fails twice, the second time before anything is synced again.
+        world.blocks.truncate(kept);
+        world.saved = Some(saved);
+        for _ in 0..2 {
+            world.restart(Some(&state));
+            assert_eq!((world.line(0).delivered, world.line(0).lost_outbox, world.line(1).lost_outbox), (4, 0, 0), "{durability:?}");
+            world.balances();
+            world.blocks.truncate(kept);
+        }
+    }
+}
+
+#[test]
 fn saved_cursors_know_what_was_lost_from_what_was_given_up() {
     let (mut world, state) = ten_segments();
     let kept = world.blocks.len();
@@ -361,7 +396,8 @@ fn cursors_that_can_t_be_saved_keep_everything_and_are_said_once() {
 fn saved_cursors_are_not_believed_beyond_what_was_recovered_nor_when_the_journal_knows_better() {
     let (mut world, state, effects) = a_journal_without_room();
     let mut fresh = World::new(spec());
-    assert!(fresh.core.set_saved_cursors(&saves(&effects).unwrap()).unwrap(), "of records that are lost");
+    let kept = fresh.core.set_saved_cursors(&saves(&effects).unwrap()).unwrap().expect("of records that are lost");
+    assert_eq!(fresh.core.set_saved_cursors(&kept), Ok(None), "what is kept is not");
     assert!(fresh.core.set_saved_cursors(b"\x02").is_err());
     // Of before all that, as an earlier time of need left it.
     let none = World::new(spec()).core.encode_cursors();
