@@ -97,8 +97,9 @@ const FOUND_WIDER_STILL: &[u64] =
     &[18014398509483407, 18014398509482146, 18014398509482388, 18400000000000660, 18600000000000383, 18014398509483552, 20611178686316825];
 
 /// And among those whose outputs tell or cut back what they have whatever else there is: segments that were removed once the journal said so,
-/// which was not synced; what a sync between two that are told of together had in it.
-const FOUND_BARE: &[u64] = &[72057594039937952, 72057594037938127, 72057594037938126, 72057594037927969];
+/// which was not synced, or while an output that lived again had them in memory alone; what a sync between two that are told of together had.
+const FOUND_BARE: &[u64] =
+    &[72057594039937952, 72057594037938127, 72057594037938126, 72057594037927969, 72057594100000401, 72057594100000671];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

@@ -297,6 +297,9 @@ impl Simulator {
                 let _ = self.store.save_cursors(saved.checkpoint, &kept).or_else(|_| self.store.clear_cursors());
             }
         }
+        // What waited beyond the records there are now is gone with its cause, as these are when it is not synced.
+        let newest = self.core.ledger().records;
+        self.adopted.retain(|(_, identity), _| identity.record <= newest);
         self.check_recovered(&damage, death)?;
         let dropped = self.reorder()?;
         if !has_state && self.plan.thins {

@@ -135,12 +135,18 @@ impl Sink {
         self.running = self.running.map(|_| settled);
     }
 
-    /// The agent starts, and this is where the output stood. Where nothing is known of it, it leaves what there is.
+    /// The agent starts, and this is where the output stood. Where nothing is known of it, it leaves what there is, for good: what is said of
+    /// later answers is counted from here.
     ///
     /// # Errors
     /// When it has less than that.
     pub fn open(&mut self, resume: &OutputResume) -> Result<(), String> {
-        let Some(since) = self.cuts.as_mut().filter(|_| resume.known) else { return Ok(()) };
+        let Some(since) = &mut self.cuts else { return Ok(()) };
+        if !resume.known {
+            since.clear();
+            self.token = resume.token;
+            return Ok(());
+        }
         if resume.token > self.token {
             return Err(format!("output {} is told that it stood at {}, it stands at {}", self.index, resume.token, self.token));
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use weir_plugin_api::{Chunk, Lane};
+use weir_plugin_api::{Chunk, Identity, Lane};
 
 use super::{
     Core, Effect, Now, OutboxBlock, OutboxPlace,
@@ -54,6 +54,8 @@ pub(crate) struct CheckpointState {
     pub saving: Option<Saving>,
     /// They could not be, and that was said.
     pub unsaved: bool,
+    /// Results up to here were removed since the last checkpoint though the task of a dead output had them: memory alone has them.
+    pub removed: Identity,
     /// Results of this segment were given up for room, and it may still be there.
     pub given_up: Option<u64>,
     /// What went wrong lately, for the log.
@@ -220,6 +222,12 @@ impl Core {
         [alerts.free_below(0), results.free_below(dead)]
     }
 
+    /// The same of segments that were free once: an output that was dead and lives again has only the task to lose what it holds by.
+    pub(super) fn still_free(&self, now: Now, below: [u64; 2]) -> [u64; 2] {
+        let free = self.free_below(self.dead(now.steady));
+        [below[0].min(free[0]), below[1].min(free[1])]
+    }
+
     /// On a full disk: has removed what no output needs any more as soon as the records that say so are durable, gives up more when memory is
     /// running out, and has the checkpoint tried again when there may be room.
     pub(super) fn make_room(&mut self, now: Now, effects: &mut Vec<Effect>) {
@@ -234,8 +242,9 @@ impl Core {
                 self.commit.urgent |= !self.block.is_empty();
             }
         }
-        if self.checkpoint.to_free.is_some_and(|(_, record)| self.is_synced(record)) {
-            self.free_now(now, effects);
+        // Where cursors could not be saved it is for the next checkpoint that fails to try it again.
+        if self.checkpoint.to_free.is_some_and(|free| self.is_settled(free) || !self.checkpoint.unsaved && free.1 <= self.commit.durable) {
+            self.free_or_save(now, effects);
         }
         let bound = self.spec.limits.results_waiting_bytes_max / 2 * 3;
         let expired = |points| DeliveryCounts { expired_disk: points, ..DeliveryCounts::default() };
@@ -263,6 +272,7 @@ impl Core {
     /// Has segments removed that are not needed, and the checkpoint tried at once.
     pub(super) fn free_now(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let Some((below, _)) = self.checkpoint.to_free.take() else { return };
+        let below = self.still_free(now, below);
         for (lane, below) in self.waiting.lanes.iter_mut().zip(below) {
             lane.drop_below(below);
         }
@@ -287,6 +297,7 @@ impl Core {
         self.moved.clear();
         let state = &mut self.checkpoint;
         (state.no_room, state.delay, state.freed, state.to_free, state.given_up) = (false, 0, state.frees, None, None);
+        state.removed = Identity::default();
         if let Some(trouble) = state.trouble.take_if(|t| !t.no_room || now.steady.saturating_sub(t.last) >= ROOMY_AFTER) {
             effects.push(Effect::Log { error: false, message: trouble.over() });
         }

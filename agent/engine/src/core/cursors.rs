@@ -72,8 +72,8 @@ fn totals(line: &OutputLine) -> [u64; SUMS + 1] {
     })
 }
 
-/// Outputs by name, where they stand, and their sums.
-fn encode(saved: &[(&str, OutputResume, [u64; SUMS + 1])]) -> Vec<u8> {
+/// Outputs by name, where they stand, and their sums; and up to where results were removed that a task had in memory.
+fn encode(saved: &[(&str, OutputResume, [u64; SUMS + 1])], removed: Identity) -> Vec<u8> {
     let mut out = vec![VERSION];
     put_u64(&mut out, saved.len() as u64);
     for (name, resume, totals) in saved {
@@ -85,8 +85,13 @@ fn encode(saved: &[(&str, OutputResume, [u64; SUMS + 1])]) -> Vec<u8> {
         put_u64(&mut out, resume.token);
         totals.iter().take(SUMS).for_each(|total| put_u64(&mut out, *total));
     }
-    if saved.iter().any(|(.., totals)| totals[SUMS] > 0) {
+    let removes = removed > Identity::default();
+    if removes || saved.iter().any(|(.., totals)| totals[SUMS] > 0) {
         saved.iter().for_each(|(.., totals)| put_u64(&mut out, totals[SUMS]));
+    }
+    if removes {
+        put_u64(&mut out, removed.record);
+        put_u64(&mut out, u64::from(removed.ordinal));
     }
     out
 }
@@ -95,8 +100,11 @@ impl Core {
     /// A checkpoint found no room: what nobody needs is removed, at once where the journal says so, else when the cursors are saved.
     pub(super) fn free_or_save(&mut self, now: Now, effects: &mut Vec<Effect>) {
         match self.checkpoint.to_free {
-            Some((_, record)) if self.is_synced(record) => self.free_now(now, effects),
+            Some(free) if self.is_settled(free) => self.free_now(now, effects),
             Some((below, _)) if self.checkpoint.saving.is_none() => {
+                let below = self.still_free(now, below);
+                let removed = self.waiting.lanes[Lane::Results as usize].last_below(below[Lane::Results as usize]);
+                self.checkpoint.removed = self.checkpoint.removed.max(removed);
                 let frees = |segment: &mut u64| *segment < below[Lane::Results as usize];
                 self.checkpoint.saving = Some(Saving { below, given_up: self.checkpoint.given_up.take_if(frees) });
                 effects.push(Effect::SaveCursors { checkpoint: self.checkpoint.number, bytes: self.encode_cursors() });
@@ -105,10 +113,12 @@ impl Core {
         }
     }
 
-    /// Whether records up to this one are there after a power cut. Where a mode does not sync what it takes for durable, only the cursors can
-    /// say that nobody needs a segment: the records may be lost, and the segment is not there any more.
-    pub(super) fn is_synced(&self, record: u64) -> bool {
-        record == 0 || self.commit.syncs() && record <= self.commit.durable
+    /// Whether the records up to one say, after a power cut too, that nobody needs these segments. Where a mode does not sync what it takes for
+    /// durable the records may be lost, and the segments are not there any more. Of what the task of a dead output has in memory no record
+    /// says anything.
+    pub(super) fn is_settled(&self, (below, record): ([u64; 2], u64)) -> bool {
+        let synced = self.commit.syncs() && record <= self.commit.durable;
+        record == 0 || synced && !self.waiting.lanes[Lane::Results as usize].is_held_below(below[Lane::Results as usize])
     }
 
     pub(super) fn cursors_saved(&mut self, now: Now, effects: &mut Vec<Effect>) {
@@ -136,7 +146,7 @@ impl Core {
             let resume = OutputResume { alerts, results, token: self.tokens[index], ..OutputResume::default() };
             (output.name.as_str(), resume, totals(&self.lines[index]))
         });
-        encode(&saved.collect::<Vec<_>>())
+        encode(&saved.collect::<Vec<_>>(), self.checkpoint.removed)
     }
 
     /// What [`Effect::SaveCursors`] had saved, after everything is replayed and before [`Core::start`]: what outputs had by then is delivered.
@@ -170,7 +180,12 @@ impl Core {
                 totals[SUMS] = reader.u64()?;
             }
         }
-        let kept = stale.then(|| encode(&found));
+        if reader.left() > 0 {
+            let removed = Identity { record: reader.u64()?, ordinal: reader.narrow()? };
+            stale |= removed > newest;
+            self.checkpoint.removed = removed.min(newest);
+        }
+        let kept = stale.then(|| encode(&found, self.checkpoint.removed));
         for (name, resume, saved) in found {
             let Some(index) = self.spec.outputs.iter().position(|output| output.name == name) else { continue };
             let [alerts, results] = self.waiting.lanes.each_ref().map(|lane| lane.cursors[index].done);

@@ -194,6 +194,7 @@ impl Core {
         let mut lost = std::collections::VecDeque::from(std::mem::take(&mut self.lost));
         while let Some((number, stored)) = lost.pop_front() {
             let lane = if number == 0 { Lane::Alerts } else { Lane::Results };
+            let removed = lane == Lane::Results && stored.last <= self.checkpoint.removed;
             let mut missed = 0;
             for output in 0..stored.counts.len() as u16 {
                 let index = usize::from(output);
@@ -208,13 +209,18 @@ impl Core {
                 };
                 if points > 0 {
                     missed += points;
-                    let counts = DeliveryCounts { lost_outbox: points, ..DeliveryCounts::default() };
+                    let (expired_disk, lost_outbox) = if removed { (points, 0) } else { (0, points) };
+                    let counts = DeliveryCounts { expired_disk, lost_outbox, ..DeliveryCounts::default() };
                     let after = sent.max(before(stored.first));
                     self.record(now, &Record::Expired { output, lane, after, upto: stored.last, counts });
                 }
             }
             // One that was removed because nobody needed it is not missed.
-            if missed > 0 {
+            if missed > 0 && removed {
+                let what = format!("{missed} points for all outputs, {}", words(lane, stored.first, stored.last));
+                let message = format!("what the task of a dead output had of a full disk's outbox is given up: {what}");
+                effects.push(Effect::Log { error: false, message });
+            } else if missed > 0 {
                 self.damage.outbox_blocks += 1;
                 effects.push(Effect::Log {
                     error: true,

@@ -255,6 +255,18 @@ impl LaneQueue {
         needed.filter_map(|b| b.place).map(|p| p.segment).min().unwrap_or(u64::MAX)
     }
 
+    /// Whether a file of a segment below this one has something that only an output's task has besides.
+    pub fn is_held_below(&self, below: u64) -> bool {
+        let held = |b: &Stored| b.counts.iter().zip(&self.cursors).any(|(count, cursor)| *count > 0 && cursor.done < b.last);
+        self.stored.iter().any(|b| !b.dropped && b.place.is_some_and(|p| p.segment < below) && held(b))
+    }
+
+    /// The last result in segments below this one.
+    pub fn last_below(&self, below: u64) -> Identity {
+        let gone = self.stored.iter().filter(|b| b.place.is_some_and(|p| p.segment < below));
+        gone.map(|b| b.last).max().unwrap_or_default()
+    }
+
     /// Segments below this one are removed: what was not counted as needed is in memory only.
     pub fn drop_below(&mut self, below: u64) {
         self.stored.iter_mut().filter(|b| b.place.is_some_and(|p| p.segment < below)).for_each(|b| b.dropped = true);

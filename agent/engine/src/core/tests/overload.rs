@@ -421,6 +421,8 @@ fn what_a_dead_output_holds_keeps_no_segment_on_a_full_disk_and_is_written_again
     world.step(Event::Failing { output: 1 });
     no_room(&mut world);
     let effects = world.sync();
+    assert_eq!((freed(&effects), saves(&effects).is_some()), (None, true), "no record says that it has one");
+    let effects = world.step(Event::CursorsSaved);
     assert_eq!(freed(&effects).map(|below| below[1]), Some(3), "the one it holds, and the one it gave up");
     world.outbox.retain(|place, _| place.segment >= 3);
     world.sync();
@@ -429,6 +431,47 @@ fn what_a_dead_output_holds_keeps_no_segment_on_a_full_disk_and_is_written_again
     world.restart(Some(&state));
     assert_eq!(world.drain(1), [0.0, 0.5, 2.0, 0.5]);
     assert_eq!(world.line(1).expired_disk, 2);
+    world.balances();
+}
+
+#[test]
+fn what_a_dead_output_holds_is_given_up_by_a_crash_once_its_segment_is_removed() {
+    let (mut world, state) = ten_segments();
+    world.drain(0);
+    world.want(1);
+    world.step(Event::Failing { output: 1 });
+    no_room(&mut world);
+    world.saved = saves(&world.sync());
+    let below = freed(&world.step(Event::CursorsSaved)).unwrap()[1];
+    assert_eq!(below, 3, "the one it holds, and the one it gave up");
+    world.outbox.retain(|place, _| place.segment >= below);
+    let kept = world.blocks.len();
+    for _ in 0..2 {
+        world.restart(Some(&state));
+        let line = world.line(1);
+        assert_eq!((line.expired_disk, line.lost_outbox, world.core.ledger().damage.outbox_blocks), (8, 0, 0), "{:?}", world.log);
+        world.balances();
+        world.blocks.truncate(kept);
+    }
+    world.commit();
+    assert_eq!(world.drain(1).len(), 32);
+}
+
+#[test]
+fn what_an_output_that_lives_again_holds_stays_on_a_full_disk() {
+    let (mut world, state) = ten_segments();
+    world.drain(0);
+    let held = world.want(1);
+    world.step(Event::Failing { output: 1 });
+    no_room(&mut world);
+    world.sync();
+    world.delivered(1, &held[..1]);
+    let effects = world.step(Event::CursorsSaved);
+    let below = freed(&effects).map_or(0, |below| below[1]);
+    world.outbox.retain(|place, _| place.segment >= below);
+    world.restart(Some(&state));
+    let line = world.line(1);
+    assert_eq!((line.lost_outbox, line.expired_disk), (0, 4), "what it gave up and no more: {:?}", world.log);
     world.balances();
 }
 
