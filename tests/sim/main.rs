@@ -98,8 +98,16 @@ const FOUND_WIDER_STILL: &[u64] =
 
 /// And among those whose outputs tell or cut back what they have whatever else there is: segments that were removed once the journal said so,
 /// which was not synced, or while an output that lived again had them in memory alone; what a sync between two that are told of together had.
-const FOUND_BARE: &[u64] =
-    &[72057594039937952, 72057594037938127, 72057594037938126, 72057594037927969, 72057594100000401, 72057594100000671];
+const FOUND_BARE: &[u64] = &[
+    72057594039937952,
+    72057594037938127,
+    72057594037938126,
+    72057594037927969,
+    72057594100000401,
+    72057594100000671,
+    72057594100000972,
+    72057594100000854,
+];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

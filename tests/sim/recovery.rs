@@ -30,6 +30,8 @@ use super::{
 
 /// Blocks that one injury may cost at the journal's end without being named: nothing later says that they were whole.
 const UNNAMED_MAX: usize = 3;
+/// Times a start asks for a block: what is given up here is gone.
+const READS: usize = 100;
 /// What the slow disk of a simulation may add to an interval, nanoseconds.
 const SLOWNESS: i64 = 500 * MS;
 
@@ -202,7 +204,8 @@ impl Simulator {
         order.sort_by_key(|block| std::cmp::Reverse((block.lane, block.place.segment, block.place.offset)));
         for block in order {
             let place = weir_store::OutboxPlace { segment: block.place.segment, offset: block.place.offset, bytes: block.place.bytes };
-            let bytes = self.store.read_outbox(block.lane, place).ok().flatten();
+            // One that can't be read is asked for again, as a start does it.
+            let bytes = (0..READS).find_map(|_| self.store.read_outbox(block.lane, place).ok()).flatten();
             let lane = Lane::ALL[usize::from(block.lane)];
             if let Some(chunk) = bytes.as_ref().and_then(|bytes| chunk::decode(bytes, &names).ok()) {
                 let result = |i| ((lane, chunk.identity(i)), (content(&chunk, i, lane), self.order.route(chunk.route(i))));
@@ -302,7 +305,7 @@ impl Simulator {
         self.adopted.retain(|(_, identity), _| identity.record <= newest);
         self.check_recovered(&damage, death)?;
         let dropped = self.reorder()?;
-        if !has_state && self.plan.thins {
+        if !has_state && (self.plan.thins || self.plan.trouble == Trouble::DiskFull) {
             self.forget_settled();
         }
         self.disk = Disk::new(self.plan, self.core.ledger().records).telling(self.tells_syncs(), &self.store);
@@ -602,7 +605,8 @@ impl Simulator {
         Ok(())
     }
 
-    /// What the journal says was settled waits for nobody: where results are left out the rest of it may have come to nobody.
+    /// What the journal says was settled waits for nobody: where results are left out, or given up for room, the rest of it may have come to
+    /// nobody.
     fn forget_settled(&mut self) {
         for output in 0..self.spec.outputs.len() as u16 {
             let bit = 1u64 << self.order.sink(output);
