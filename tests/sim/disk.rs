@@ -26,10 +26,10 @@ pub struct Disk {
     full: VecDeque<Effect>,
     /// Says that a block is durable before it is: a planted bug.
     hasty: bool,
-    /// Says that cursors are saved, and saves them when what that allows is done: a planted bug.
+    /// Says that cursors are saved, and saves them when it is asked for the next time: a planted bug.
     tardy: bool,
-    /// What it has not saved yet, and whether what that allows is done.
-    unsaved: Option<(u64, Vec<u8>, bool)>,
+    /// What it has not saved yet.
+    unsaved: Option<(u64, Vec<u8>)>,
     /// The last record whose block is synced, or in a checkpoint.
     pub synced: u64,
     /// The last one whose block is written.
@@ -87,7 +87,7 @@ impl Disk {
 
     /// Whether nothing is left to do.
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && !self.unsynced && !self.stuck && self.unsaved.as_ref().is_none_or(|(.., freed)| !freed)
+        self.queue.is_empty() && !self.unsynced && !self.stuck
     }
 
     /// Performs one effect, or the sync that is owed.
@@ -111,10 +111,6 @@ impl Disk {
                 }
                 Err(error) => Event::StorageFailed { reason: error.to_string() },
             });
-            return;
-        }
-        if let Some((checkpoint, bytes, _)) = self.unsaved.take_if(|(.., freed)| *freed) {
-            let _ = store.save_cursors(checkpoint, &bytes);
             return;
         }
         match self.queue.pop_front() {
@@ -145,7 +141,9 @@ impl Disk {
                 });
             }
             Some(Effect::SaveCursors { checkpoint, bytes }) if self.tardy => {
-                self.unsaved = Some((checkpoint, bytes, false));
+                if let Some((checkpoint, bytes)) = self.unsaved.replace((checkpoint, bytes)) {
+                    let _ = store.save_cursors(checkpoint, &bytes);
+                }
                 inbox.push_back(Event::CursorsSaved);
             }
             Some(Effect::SaveCursors { checkpoint, bytes }) => inbox.push_back(match store.save_cursors(checkpoint, &bytes) {
@@ -155,7 +153,6 @@ impl Disk {
             Some(Effect::FreeOutbox { below }) => {
                 // What could not be removed is removed with the next checkpoint.
                 let _ = store.free_outbox(below);
-                self.unsaved.iter_mut().for_each(|(.., freed)| *freed = true);
             }
             _ => {}
         }

@@ -310,7 +310,7 @@ impl Plan {
             Bug::OutboxForgotten => Self { stateless: true, knowing: false, batches: 120, ..plain },
             Bug::FloorsForgotten => Self { stateless: true, knowing: false, batches: 120, ..plain },
             Bug::LostLifeBelieved => Self { telling: true, knowing: true, durability: Durability::None, ..plain },
-            Bug::CursorsSavedLate => Self { trouble: Trouble::DiskFull, batches: 120, ..plain },
+            Bug::CursorsSavedLate => Self { trouble: Trouble::DiskFull, durability: Durability::None, batches: 120, ..plain },
             Bug::SyncsUntold => Self { thrifty: true, calm: true, ..plain },
             _ => plain,
         }
