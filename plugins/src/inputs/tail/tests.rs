@@ -156,6 +156,21 @@ async fn rotation_by_rename_and_by_truncation_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_file_that_has_lost_only_its_end_is_read_anew() {
+    let mut rig = Rig::new("a.log", vec![("from_beginning", Item::Bool(true))]);
+    let all: Vec<String> = (1000..1500).map(|i| format!("m v={i} {i}")).collect();
+    rig.append("a.log", &(all.join("\n") + "\n"));
+    let whole = "m v=1000 1000\n".len() as u64;
+    let receiver = rig.run(async |rig, receiver| {
+        assert_eq!(lines(receiver, 500).await, all);
+        // How it begins is as it was, and so far that nothing else tells it.
+        OpenOptions::new().write(true).open(rig.path("a.log")).unwrap().set_len(200 * whole).unwrap();
+        assert_eq!(lines(receiver, 200).await, all[..200]);
+    });
+    receiver.await;
+}
+
+#[tokio::test]
 async fn another_file_in_the_same_inode_is_read_from_its_beginning() {
     let mut rig = Rig::new("a.log", vec![("from_beginning", Item::Bool(true))]);
     rig.append("a.log", "m v=1 1\n");

@@ -353,3 +353,63 @@ fn fits(connection: &Connection, message: &Message, qos: u8) -> Result<(), (bool
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::net::mqtt::address::Address;
+
+    /// The next packet, all of them short: its first byte and what follows the length.
+    async fn packet(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+        let mut head = [0; 2];
+        stream.read_exact(&mut head).await.unwrap();
+        let mut rest = vec![0; usize::from(head[1])];
+        stream.read_exact(&mut rest).await.unwrap();
+        (head[0], rest)
+    }
+
+    #[tokio::test]
+    async fn a_publish_is_done_when_the_broker_has_acknowledged_all_of_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = Settings {
+            servers: vec![Address::parse(&format!("tcp://{}", listener.local_addr().unwrap())).unwrap()],
+            client_id: "test".into(),
+            named: false,
+            login: None,
+            tls: None,
+            version: Some(Version::V311),
+            connection_timeout: Duration::from_secs(20),
+            keepalive: Duration::ZERO,
+            ping_timeout: Duration::from_secs(20),
+            receive_max: None,
+            packet_max: 1024,
+            session_expiry: None,
+        };
+        let mut publisher = Publisher::new(settings, "test", Duration::from_secs(20));
+        let messages = ["a", "b"].map(|topic| Message { topic: topic.into(), payload: b"1".to_vec() }).to_vec();
+        let publishing = tokio::spawn(async move { publisher.publish(messages, 1, false).await.map_err(|_| "no") });
+
+        let (mut broker, _) = listener.accept().await.unwrap();
+        assert_eq!(packet(&mut broker).await.0 >> 4, 1, "it connects");
+        broker.write_all(&[0x20, 2, 0, 0]).await.unwrap();
+        let mut ids = Vec::new();
+        for _ in 0..2 {
+            let (head, rest) = packet(&mut broker).await;
+            assert_eq!(head, 0x32, "with QoS 1");
+            ids.push([rest[3], rest[4]]);
+        }
+        broker.write_all(&[0x40, 2, ids[0][0], ids[0][1]]).await.unwrap();
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!publishing.is_finished(), "the second is not acknowledged");
+        broker.write_all(&[0x40, 2, ids[1][0], ids[1][1]]).await.unwrap();
+        assert_eq!(tokio::time::timeout(Duration::from_secs(20), publishing).await.unwrap().unwrap(), Ok(Vec::new()));
+    }
+}
