@@ -266,22 +266,28 @@ pub fn input(agent: &Agent, what: &str) -> u64 {
 
 /// Waits until it has recorded so many readings, as long as there are more of them all the time.
 pub fn wait_recorded(agent: &Agent, total: u64) {
+    let now = wait_recorded_or_standing(agent, total, PATIENCE);
+    assert!(now >= total, "recording stands at {now} of {total}: {}\n{}", agent.status(), agent.log());
+}
+
+/// Waits until it has recorded so many readings, or no more for so long; how many.
+pub fn wait_recorded_or_standing(agent: &Agent, total: u64, patience: Duration) -> u64 {
     let (mut seen, mut since) = (0, Instant::now());
     loop {
         let now = input(agent, "recorded");
-        if now >= total {
-            return;
-        }
         if now != seen {
             (seen, since) = (now, Instant::now());
         }
-        assert!(since.elapsed() < PATIENCE, "recording stands at {now} of {total}: {}\n{}", agent.status(), agent.log());
+        if now >= total || since.elapsed() >= patience {
+            return now;
+        }
         // The condition above is what is awaited; this only keeps the machine free meanwhile.
         std::thread::park_timeout(Duration::from_millis(50));
     }
 }
 
-/// Waits until every one of the readings is recorded and all their windows have left, as long as more of them do, and proves that each counted once; the status then.
+/// Waits until every one of the readings is recorded and all their windows have left, as long as more of them do, and proves that each
+/// counted once; the status then.
 pub fn settle(agent: &Agent, broker: &Server, total: u64) -> Value {
     let status = settled(agent, broker, total);
     counted_once(&status, total);
